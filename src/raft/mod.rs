@@ -1,0 +1,4 @@
+//! The Raft core.
+
+pub mod message;
+pub mod types;

@@ -1,0 +1,398 @@
+//! Files as the store needs them: written by offset, read through a map, made durable
+//! by range. Two implementations: [`LinuxDisk`] here, and [`super::simdisk::SimDisk`], which
+//! keeps everything in memory and can lose, tear and refuse what was not synced.
+//!
+//! The rules that both keep (storage paper, finding 2): bytes enter by
+//! [`Region::write_at`] only, are readable in [`Region::memory`] when it returns, and are
+//! durable when [`Region::sync`] over them has returned. The memory is mapped once, for
+//! the largest size the file may reach, and never moves.
+//!
+//! Left out on purpose: retries. An operation that failed is reported and ends the process.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::error::StoreError;
+use super::map::Memory;
+
+/// What a file is for; the label of its metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// A segment of the log, or the hard state beside it.
+    Log,
+    /// The database, or one that is being received.
+    Db,
+}
+
+/// Where files live.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// Makes a new, empty file with `reserve` bytes of address space.
+    ///
+    /// # Errors
+    /// `Io`, also when the file exists.
+    fn create(
+        &self,
+        path: &Path,
+        kind: FileKind,
+        reserve: u64,
+    ) -> Result<Box<dyn Region>, StoreError>;
+
+    /// Opens a file, with at least `reserve` bytes of address space; `None`: there is none.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn open(
+        &self,
+        path: &Path,
+        kind: FileKind,
+        reserve: u64,
+    ) -> Result<Option<Box<dyn Region>>, StoreError>;
+
+    /// Names of the files in `dir`, sorted; none when it does not exist.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn list(&self, dir: &Path) -> Result<Vec<String>, StoreError>;
+
+    /// Makes `dir` and its parents, durably, readable by the owner alone.
+    ///
+    /// # Errors
+    /// `Io`, or `Invalid` when something else has that name.
+    fn make_dir(&self, dir: &Path) -> Result<(), StoreError>;
+
+    /// Renames a file within its directory, over an existing one. Durable after [`Disk::sync_dir`].
+    ///
+    /// # Errors
+    /// `Io`.
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError>;
+
+    /// Removes a file; maps of it stay valid. Durable after [`Disk::sync_dir`].
+    ///
+    /// # Errors
+    /// `Io`.
+    fn remove(&self, path: &Path) -> Result<(), StoreError>;
+
+    /// Makes created, renamed and removed names in `dir` durable.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn sync_dir(&self, dir: &Path) -> Result<(), StoreError>;
+
+    /// Takes the exclusive lock `path`, until the guard is dropped.
+    ///
+    /// # Errors
+    /// `Locked` when another process has it.
+    fn lock(&self, path: &Path) -> Result<Box<dyn Send + Sync>, StoreError>;
+}
+
+/// One open file.
+pub trait Region: Send + Sync + fmt::Debug {
+    /// File name, for messages.
+    fn name(&self) -> &str;
+
+    /// Length in bytes.
+    fn len(&self) -> u64;
+
+    /// Is it empty?
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes all of `bytes` at `offset`, growing the file when it ends beyond it.
+    ///
+    /// # Errors
+    /// `Io`; then the process must end.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Copies bytes out of the file, not out of the map.
+    ///
+    /// # Errors
+    /// `Io`, also at the end of the file.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError>;
+
+    /// Makes the written bytes of a range durable: one `msync`.
+    ///
+    /// # Errors
+    /// `Io`; then the process must end, and nothing written here may be believed.
+    fn sync(&self, offset: u64, len: u64) -> Result<(), StoreError>;
+
+    /// Makes the whole file and its length durable: needed after it grew.
+    ///
+    /// # Errors
+    /// As for `sync`.
+    fn sync_all(&self) -> Result<(), StoreError>;
+
+    /// Cuts the file, or grows it by a hole.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn set_len(&self, len: u64) -> Result<(), StoreError>;
+
+    /// The map of the file.
+    fn memory(&self) -> &Arc<Memory>;
+}
+
+/// Grows `region` to `len` by writing zeros and making them durable, so that later
+/// syncs of this range never wait for the file system's own records.
+///
+/// # Errors
+/// `Io`.
+pub fn grow_with_zeros(region: &dyn Region, len: u64) -> Result<(), StoreError> {
+    const CHUNK: usize = 1 << 20;
+    let zeros = vec![0; CHUNK];
+    let mut at = region.len();
+    while at < len {
+        let step = usize::try_from(len - at).map_or(CHUNK, |left| left.min(CHUNK));
+        region.write_at(at, &zeros[..step])?;
+        at += step as u64;
+    }
+    region.sync_all()
+}
+
+/// Hears of every sync and every map; `metrics.rs` listens.
+pub trait Observer: Send + Sync + fmt::Debug {
+    /// A range was made durable.
+    fn synced(&self, kind: FileKind, bytes: u64, took: Duration);
+    /// A file was mapped with this much address space.
+    fn mapped(&self, kind: FileKind, bytes: u64);
+    /// A map was released.
+    fn unmapped(&self, kind: FileKind, bytes: u64);
+}
+
+/// The file system of this machine.
+#[derive(Clone, Debug)]
+pub struct LinuxDisk {
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl LinuxDisk {
+    /// A disk that tells `observer` what it does.
+    #[must_use]
+    pub fn new(observer: Option<Arc<dyn Observer>>) -> Self {
+        Self { observer }
+    }
+
+    fn region(
+        &self,
+        path: &Path,
+        kind: FileKind,
+        reserve: u64,
+        file: File,
+    ) -> Result<Box<dyn Region>, StoreError> {
+        let name = path.display().to_string();
+        let len = file.metadata().map_err(StoreError::io("stat", &name))?.len();
+        let reserve = reserve.max(len).max(4096);
+        // Clean pages that a failed sync of an earlier process left behind would be
+        // believed otherwise (storage paper, 2.3).
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+            .map_err(|errno| StoreError::io("fadvise", &name)(errno.into()))?;
+        let memory = Memory::of_file(&file, reserve).map_err(StoreError::io("mmap", &name))?;
+        if let Some(observer) = &self.observer {
+            observer.mapped(kind, reserve);
+        }
+        Ok(Box::new(LinuxRegion {
+            name,
+            kind,
+            file,
+            len: AtomicU64::new(len),
+            memory: Arc::new(memory),
+            reserve,
+            observer: self.observer.clone(),
+        }))
+    }
+}
+
+impl Disk for LinuxDisk {
+    fn create(
+        &self,
+        path: &Path,
+        kind: FileKind,
+        reserve: u64,
+    ) -> Result<Box<dyn Region>, StoreError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(StoreError::io("create", path.display().to_string()))?;
+        self.region(path, kind, reserve, file)
+    }
+
+    fn open(
+        &self,
+        path: &Path,
+        kind: FileKind,
+        reserve: u64,
+    ) -> Result<Option<Box<dyn Region>>, StoreError> {
+        match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => self.region(path, kind, reserve, file).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("open", path.display().to_string())(error)),
+        }
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, StoreError> {
+        let failed = || StoreError::io("list", dir.display().to_string());
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed()(error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(entry.map_err(failed())?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn make_dir(&self, dir: &Path) -> Result<(), StoreError> {
+        if dir.is_dir() || dir.as_os_str().is_empty() {
+            return Ok(());
+        }
+        if dir.exists() {
+            return Err(StoreError::Invalid {
+                file: dir.display().to_string(),
+                why: "is a file, and a directory is wanted here; move it away or name another path"
+                    .into(),
+            });
+        }
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(StoreError::io("mkdir", dir.display().to_string()))?;
+        self.sync_dir(&parent(dir))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        fs::rename(from, to).map_err(StoreError::io("rename", from.display().to_string()))
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        fs::remove_file(path).map_err(StoreError::io("unlink", path.display().to_string()))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), StoreError> {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(StoreError::io("fsync", dir.display().to_string()))
+    }
+
+    fn lock(&self, path: &Path) -> Result<Box<dyn Send + Sync>, StoreError> {
+        let name = path.display().to_string();
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(StoreError::io("open", &name))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+                return Err(StoreError::Locked { file: name, holder });
+            }
+            Err(fs::TryLockError::Error(error)) => {
+                return Err(StoreError::io("flock", name)(error));
+            }
+        }
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "pid {}", std::process::id()))
+            .map_err(StoreError::io("write", name))?;
+        Ok(Box::new(file))
+    }
+}
+
+/// The directory of a path, `.` for a bare name.
+#[must_use]
+pub fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+#[derive(Debug)]
+struct LinuxRegion {
+    name: String,
+    kind: FileKind,
+    file: File,
+    len: AtomicU64,
+    memory: Arc<Memory>,
+    reserve: u64,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl LinuxRegion {
+    fn measured(
+        &self,
+        bytes: u64,
+        sync: impl FnOnce() -> std::io::Result<()>,
+    ) -> Result<(), StoreError> {
+        let start = Instant::now();
+        sync().map_err(StoreError::io("msync", &self.name))?;
+        if let Some(observer) = &self.observer {
+            observer.synced(self.kind, bytes, start.elapsed());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for LinuxRegion {
+    fn drop(&mut self) {
+        if let Some(observer) = &self.observer {
+            observer.unmapped(self.kind, self.reserve);
+        }
+    }
+}
+
+impl Region for LinuxRegion {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file.write_all_at(bytes, offset).map_err(StoreError::io("pwrite", &self.name))?;
+        self.len.fetch_max(offset + bytes.len() as u64, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError> {
+        self.file.read_exact_at(into, offset).map_err(StoreError::io("pread", &self.name))
+    }
+
+    fn sync(&self, offset: u64, len: u64) -> Result<(), StoreError> {
+        self.measured(len, || self.memory.flush(offset, len))
+    }
+
+    fn sync_all(&self) -> Result<(), StoreError> {
+        // The length is not the map's business, so this one is an fsync of the file.
+        let len = self.len();
+        self.measured(len, || self.file.sync_all())
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), StoreError> {
+        self.file.set_len(len).map_err(StoreError::io("ftruncate", &self.name))?;
+        self.len.store(len, Ordering::Release);
+        Ok(())
+    }
+
+    fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+}

@@ -1,0 +1,21 @@
+//! FILES: the only code that opens, maps, writes and syncs data.
+
+pub mod disk;
+pub mod error;
+pub mod map;
+
+pub use error::StoreError;
+
+use crate::raft::types::NodeId;
+
+/// Whose files these are; every file of the log and the database carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Drawn or derived once, when the cluster is founded.
+    pub cluster: u128,
+    /// The node's name in it.
+    pub node: NodeId,
+    /// Drawn when this node's data directory was made: a node that lost its disk comes
+    /// back as another incarnation.
+    pub incarnation: u64,
+}
