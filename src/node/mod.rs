@@ -1,0 +1,7 @@
+//! The driver.
+
+mod handle;
+
+pub use handle::{
+    Consistency, Handle, MemberStatus, PeerError, ReadError, RoleName, Status, WriteError,
+};
