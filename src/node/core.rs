@@ -346,14 +346,13 @@ impl<W> Core<W> {
                 }
             }
             AppendSource::Received => {
-                let from = frame::offset_of(frames, append.first).ok_or_else(|| {
-                    StoreError::Corrupt {
+                let from =
+                    frame::offset_of(frames, append.first).ok_or_else(|| StoreError::Corrupt {
                         file: "a received append".into(),
                         what: "frames",
                         offset: 0,
                         why: format!("entry {} is not among them", append.first),
-                    }
-                })?;
+                    })?;
                 self.log.stage_frames(append.first, frames.get(from..).unwrap_or_default())?;
             }
         }
@@ -427,8 +426,7 @@ impl<W> Core<W> {
                 commit: order.commit,
                 read_seq: order.read_seq,
             };
-            let envelope =
-                Envelope { from: self.us.node, to: order.to, term: order.term, message };
+            let envelope = Envelope { from: self.us.node, to: order.to, term: order.term, message };
             let bytes = frames.iter().map(Bytes::len).sum();
             let head = wire::encode(self.us, &envelope, bytes);
             work.packets.push(Outgoing { to: order.to, lane: Lane::Bulk, head, frames });
@@ -531,8 +529,7 @@ impl<W> Core<W> {
         let dirty = self.db.dirty_bytes();
         let due = dirty >= self.options.checkpoint_dirty_bytes
             || self.log_bytes_since_checkpoint >= self.options.checkpoint_log_bytes
-            || (dirty > 0
-                && self.ticks >= self.checkpoint_at_tick + self.options.checkpoint_ticks);
+            || (dirty > 0 && self.ticks >= self.checkpoint_at_tick + self.options.checkpoint_ticks);
         if !due || self.checkpointing || self.arrived.is_some() {
             return Ok(());
         }

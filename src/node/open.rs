@@ -20,9 +20,7 @@ use crate::raft::message::EntryRun;
 use crate::raft::types::{EntryKind, LogId, Membership, NodeId};
 use crate::raft::{self, Raft, Restored};
 use crate::store::disk::parent;
-use crate::store::{
-    Db, DbOptions, Disk, Identity, Log, LogOptions, Recovered, StoreError, frame,
-};
+use crate::store::{Db, DbOptions, Disk, Identity, Log, LogOptions, Recovered, StoreError, frame};
 use crate::wire::{self, Address};
 
 /// Where the files are and whose they should be.
