@@ -31,7 +31,7 @@ use crate::raft::message::{
     Replicate, SnapshotMeta,
 };
 use crate::raft::types::{EntryKind, Index, LogId, NodeId};
-use crate::raft::{Raft, Role};
+use crate::raft::{Progress, Raft};
 use crate::store::{Db, Disk, Log, LogReader, PendingInstall, Published, StoreError, frame};
 use crate::wire::{self, Address};
 
@@ -52,6 +52,8 @@ pub struct CoreOptions {
     pub checkpoint_dirty_bytes: u64,
     /// Ticks after which changes are written out even if they are few.
     pub checkpoint_ticks: u64,
+    /// Ticks of silence after which a follower no longer holds back compaction.
+    pub active_ticks: u32,
     /// Bytes of log kept behind the checkpoints for followers that lag.
     pub log_retain_bytes: u64,
 }
@@ -105,7 +107,7 @@ pub struct Core<W> {
     arrived: Option<Arrived<W>>,
     log_bytes_since_checkpoint: u64,
     checkpoint_at_tick: u64,
-    /// Leave the log alone while a snapshot of ours is being sent.
+    /// Time of the newest entry, staged or written.
     time_ms: u64,
 }
 
@@ -393,7 +395,7 @@ impl<W> Core<W> {
             return;
         }
         let written = self.log.written().index;
-        let leads = matches!(self.raft.role(), Role::Leader);
+        let leads = self.raft.is_leader();
         let mut orders = std::mem::take(&mut self.orders);
         orders.retain(|order| {
             if !leads || order.term != self.raft.term() {
@@ -549,7 +551,7 @@ impl<W> Core<W> {
         }
         let mut upto = self.db.log_needed_from().index;
         if self.log.size_bytes() <= 4 * self.options.log_retain_bytes
-            && let Some(slowest) = self.raft.slowest_active_match()
+            && let Some(slowest) = self.slowest_active_match()
         {
             upto = upto.min(slowest);
         }
@@ -569,7 +571,7 @@ impl<W> Core<W> {
             );
         };
         let state = pinned.state();
-        let membership = super::open::membership_of(&state.membership, self.raft.membership());
+        let membership = self.raft.membership_at(state.applied.index).clone();
         let meta = SnapshotMeta { last: state.applied, membership };
         work.snapshots.push(Shipment { to, term: self.raft.term(), meta, pinned });
         Ok(())
@@ -610,12 +612,25 @@ impl<W> Core<W> {
         self.step(Input::SnapshotInstalled { meta }, &Bytes::new(), &[], work)
     }
 
+    /// The voter that is best placed to lead when we stop.
     fn most_caught_up(&self) -> Option<NodeId> {
+        let membership = self.raft.membership();
         self.raft
-            .peers()
-            .filter(|peer| peer.voter && peer.active)
-            .max_by_key(|peer| peer.matched)
-            .map(|peer| peer.id)
+            .progress()
+            .filter(|(id, progress)| membership.is_voter(*id) && self.is_active(progress))
+            .max_by_key(|(_, progress)| progress.matched)
+            .map(|(id, _)| id)
+    }
+
+    /// How far the slowest follower is that still answers: entries after it will be asked
+    /// for soon.
+    fn slowest_active_match(&self) -> Option<Index> {
+        let active = self.raft.progress().filter(|(_, progress)| self.is_active(progress));
+        active.map(|(_, progress)| progress.matched).min()
+    }
+
+    fn is_active(&self, progress: &Progress) -> bool {
+        progress.silent_ticks < self.options.active_ticks
     }
 
     /// Notes in the files that this stop was asked for. Call it last, with no job running.

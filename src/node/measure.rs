@@ -10,8 +10,8 @@ use super::handle::{MemberStatus, RoleName, Status};
 use super::work::{Answer, Measured};
 use crate::metrics::{self, Metrics, PeerMetrics};
 use crate::peers::Lost;
-use crate::raft::Role;
 use crate::raft::types::NodeId;
+use crate::raft::{Raft, RoleKind};
 use crate::store::disk::{FileKind, Observer};
 
 /// Ticks between looks at what costs a system call or a walk.
@@ -36,12 +36,12 @@ struct Last {
 }
 
 /// The protocol's role as the edge names it.
-pub(super) fn role_name(role: Role) -> RoleName {
-    match role {
-        Role::Follower => RoleName::Follower,
-        Role::PreCandidate | Role::Candidate => RoleName::Candidate,
-        Role::Leader => RoleName::Leader,
-        Role::Learner => RoleName::Learner,
+pub(super) fn role_name(raft: &Raft) -> RoleName {
+    match raft.role() {
+        RoleKind::Follower if raft.membership().is_voter(raft.id()) => RoleName::Follower,
+        RoleKind::Follower => RoleName::Learner,
+        RoleKind::PreCandidate | RoleKind::Candidate => RoleName::Candidate,
+        RoleKind::Leader => RoleName::Leader,
     }
 }
 
@@ -65,7 +65,7 @@ impl Measure {
     pub(super) fn turn<W>(&mut self, core: &Core<W>, measured: &Measured, ticked: bool) {
         let metrics = self.metrics;
         let raft = core.raft();
-        let (role, leader) = (role_name(raft.role()), raft.leader());
+        let (role, leader) = (role_name(raft), raft.leader());
         if role != self.last.role {
             match role {
                 RoleName::Candidate => metrics.elections_started.increment(1),
@@ -99,7 +99,7 @@ impl Measure {
 
     fn gauges<W>(&self, core: &Core<W>) {
         let (metrics, raft) = (self.metrics, core.raft());
-        let role: u32 = match role_name(raft.role()) {
+        let role: u32 = match role_name(raft) {
             RoleName::Follower => 0,
             RoleName::Candidate => 1,
             RoleName::Leader => 2,
@@ -121,9 +121,9 @@ impl Measure {
             metrics.db_file.set_resident(core.db().resident_bytes());
         }
         let last = raft.last().index.0;
-        for peer in raft.peers() {
-            if let Some(series) = self.peers.get(&peer.id) {
-                series.lag_entries.set(metrics::lossy(last.saturating_sub(peer.matched.0)));
+        for (id, progress) in raft.progress() {
+            if let Some(series) = self.peers.get(&id) {
+                series.lag_entries.set(metrics::lossy(last.saturating_sub(progress.matched.0)));
             }
         }
     }
@@ -156,7 +156,7 @@ impl Measure {
     pub(super) fn status<W>(&self, core: &Core<W>, now_us: u64) -> Status {
         let raft = core.raft();
         let snapshot = core.published().snapshot();
-        let leads = matches!(raft.role(), Role::Leader);
+        let leads = raft.is_leader();
         let last = raft.last().index.0;
         let tick_ms = u64::try_from(self.tick.as_millis()).unwrap_or(u64::MAX);
         let membership = raft.membership();
@@ -165,11 +165,12 @@ impl Measure {
             .into_iter()
             .map(|id| {
                 let is_self = id == raft.id();
-                let peer = raft.peers().find(|peer| peer.id == id).filter(|_| leads);
+                let peer =
+                    raft.progress().find(|(peer, _)| *peer == id).map(|(_, progress)| progress);
                 let matched = if is_self && leads {
                     Some(raft.durable().0)
                 } else {
-                    peer.as_ref().map(|peer| peer.matched.0)
+                    peer.map(|peer| peer.matched.0)
                 };
                 MemberStatus {
                     id: id.0,
@@ -178,24 +179,25 @@ impl Measure {
                     leader: raft.leader() == Some(id),
                     is_self,
                     match_index: matched,
-                    next_index: peer.as_ref().map(|peer| peer.next.0),
+                    next_index: peer.map(|peer| peer.next.0),
                     lag: matched.map(|matched| last.saturating_sub(matched)),
                     last_contact_ms: if is_self {
                         Some(0)
                     } else {
-                        raft.ticks_since_contact(id).map(|ticks| ticks.saturating_mul(tick_ms))
+                        peer.map(|peer| u64::from(peer.silent_ticks).saturating_mul(tick_ms))
                     },
                 }
             })
             .collect();
-        let caught_up =
-            raft.leader().is_some() && core.is_caught_up() && (!leads || raft.commit_is_own_term());
+        let caught_up = raft.leader().is_some()
+            && core.is_caught_up()
+            && (!leads || raft.terms().at(raft.commit()) == Some(raft.term()));
         Status {
             id: raft.id().0,
             cluster_id: self.cluster_id.clone(),
-            role: role_name(raft.role()),
+            role: role_name(raft),
             term: raft.term().0,
-            voted_for: raft.vote().map(|vote| vote.0),
+            voted_for: raft.voted_for().map(|vote| vote.0),
             leader: raft.leader().map(|leader| leader.0),
             commit_index: raft.commit().0,
             applied_index: core.applied().0,

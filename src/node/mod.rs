@@ -228,6 +228,7 @@ fn core_options(config: &Config) -> CoreOptions {
         checkpoint_log_bytes: config.storage.checkpoint_log,
         checkpoint_dirty_bytes: DIRTY_MAX,
         checkpoint_ticks: u64::try_from(interval).unwrap_or(u64::MAX),
+        active_ticks: 4 * config.raft.election_ticks(),
         log_retain_bytes: config.storage.log_retain,
     }
 }

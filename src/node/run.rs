@@ -229,7 +229,7 @@ impl Turns {
         let raft = self.core.raft();
         let changed = old.term != raft.term().0
             || old.leader != raft.leader().map(|leader| leader.0)
-            || old.role != super::measure::role_name(raft.role());
+            || old.role != super::measure::role_name(raft);
         if !changed && !ticked {
             return;
         }
