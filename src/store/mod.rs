@@ -1,9 +1,18 @@
 //! FILES: the only code that opens, maps, writes and syncs data.
 
+mod check;
+mod checkpoint;
+pub mod db;
 pub mod disk;
 pub mod error;
 pub mod map;
+mod meta;
+mod page;
+pub mod scan;
+mod space;
+mod tree;
 
+pub use check::Checked;
 pub use error::StoreError;
 
 use crate::raft::types::NodeId;
