@@ -156,19 +156,18 @@ impl Raft {
     }
 
     /// An empty append behind everything that was sent: if that was lost, it is
-    /// refused, and probing begins.
+    /// refused, and probing begins. What is compacted meanwhile cannot be asked
+    /// for: begin again after what is known.
     fn ask_whether_lost(&mut self, to: NodeId, out: &mut Effects) {
-        let Role::Leader(leader) = &self.role else { return };
-        let Some(progress) = leader.progress.get(&to) else { return };
-        let Some(prev) = self.terms.id_at(progress.next.prev()) else { return };
-        out.replicate.push(Replicate {
-            to,
-            prev,
-            upto: prev.index,
-            commit: self.commit,
-            read_seq: leader.rounds.seq(),
-            term: self.hard.term,
-        });
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.progress.get_mut(&to) else { return };
+        let Some(prev) = self.terms.id_at(progress.next.prev()) else {
+            progress.probe(progress.matched.next());
+            return self.replicate(to, out);
+        };
+        let (upto, read_seq) = (prev.index, leader.rounds.seq());
+        let (commit, term) = (self.commit, self.hard.term);
+        out.replicate.push(Replicate { to, prev, upto, commit, read_seq, term });
     }
 
     pub(super) fn tick_leader(&mut self, out: &mut Effects) {
