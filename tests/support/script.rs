@@ -7,7 +7,9 @@
 //! | `node nI term T [vote nJ] [commit C] log T1 T2 ..` | replaces a node: a log with these terms |
 //! | `tick nI/all [N]` | ticks, nothing delivered |
 //! | `wait N` | N times: everyone ticks, everything is delivered; only changes are shown |
+//! | `elect nI` | campaigns, everything is delivered, ticks once; only changes are shown |
 //! | `campaign nI`, `transfer nI nJ`, `unreachable nI nJ`, `read nI`, `propose nI V..` | inputs |
+//! | `broken nI nJ` | nI hears that its snapshot to nJ did not arrive |
 //! | `deliver [nJ [nI]]` | all until quiet; what is on its way to nJ (from nI) |
 //! | `drop [nJ [nI]]`, `keep ..`, `replay`, `twice`, `reverse` | loses, withholds, repeats, reorders messages |
 //! | `cut nI [nJ]`, `cut nI > nJ`, `heal` | links |
@@ -85,16 +87,24 @@ impl Cluster {
             "wait" => {
                 for _ in 0..number(words[0]) {
                     self.tick(&["all"]);
-                    let before = self.text.len();
-                    self.deliver_all();
-                    self.text.truncate(before);
+                    self.quietly(Self::deliver_all);
                     self.show_changes();
                 }
+            }
+            "elect" => {
+                self.step(id(words[0]), Input::Campaign, &[]);
+                self.quietly(Self::deliver_all);
+                self.quietly(|cluster| cluster.tick(&[words[0]]));
+                self.quietly(Self::deliver_all);
             }
             "campaign" => self.step(id(words[0]), Input::Campaign, &[]),
             "transfer" => self.step(id(words[0]), Input::Transfer { to: id(words[1]) }, &[]),
             "unreachable" => {
                 self.step(id(words[0]), Input::Unreachable { peer: id(words[1]) }, &[]);
+            }
+            "broken" => {
+                let input = Input::SnapshotSent { to: id(words[1]), installed: None };
+                self.step(id(words[0]), input, &[]);
             }
             "read" => {
                 self.reads += 1;
@@ -139,6 +149,13 @@ impl Cluster {
             }
             _ => self.fault_or_look(name, words),
         }
+    }
+
+    /// Does `act` and keeps silent about the messages.
+    fn quietly(&mut self, act: impl FnOnce(&mut Self)) {
+        let before = self.text.len();
+        act(self);
+        self.text.truncate(before);
     }
 
     fn fault_or_look(&mut self, name: &str, words: &[&str]) {
@@ -479,9 +496,8 @@ fn entries_of(prev: LogId, run: &EntryRun) -> Vec<Entry> {
 
 /// `Append prev=1.2 entries=2.3,2.4 commit=2`, `Vote last=1.2` and so on.
 fn parse_message(name: &str, fields: &[&str]) -> Message {
-    let field = |name: &str| {
-        fields.iter().find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
-    };
+    let field =
+        |name: &str| fields.iter().find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
     let at = |name: &str| number(field(name).unwrap_or("0"));
     let place = |name: &str| log_id(field(name).unwrap_or("0.0"));
     let granted = field("granted") == Some("yes");
