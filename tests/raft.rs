@@ -2,6 +2,8 @@
 //! rewrites them; review the diff like code, since it *is* the protocol's
 //! behaviour. Names begin with area and number of the scenario that they show.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "support/cores.rs"]
 mod cores;
 #[path = "support/script.rs"]

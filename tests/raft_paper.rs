@@ -1,6 +1,8 @@
 //! One test per claim of the Raft paper (raft 5.1 to 5.4, 7, 8) and of the parts
 //! of Ongaro's thesis that we follow, named after the section.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "support/cores.rs"]
 mod cores;
 #[path = "support/script.rs"]
@@ -54,17 +56,15 @@ impl One {
 
     /// n1 hears this and answers.
     fn hear(&mut self, from: u64, term: u64, message: Message) -> Vec<Envelope> {
-        let entries = match &message {
-            Message::Append { prev, entries, .. } => (prev.index.0 + 1..=entries.last.0)
-                .map(|at| {
-                    let run = entries.terms.iter().rev().find(|run| run.index.0 <= at).unwrap();
-                    entry(run.term.0, at)
-                })
-                .collect(),
-            _ => Vec::new(),
-        };
+        let mut payloads = Vec::new();
+        if let Message::Append { prev, entries, .. } = &message {
+            for at in prev.index.0 + 1..=entries.last.0 {
+                let run = entries.terms.iter().rev().find(|run| run.index.0 <= at).unwrap();
+                payloads.push(entry(run.term.0, at));
+            }
+        }
         let (from, to, term) = (NodeId(from), NodeId(1), Term(term));
-        self.step(Input::Receive(Envelope { from, to, term, message }), &entries)
+        self.step(Input::Receive(Envelope { from, to, term, message }), &payloads)
     }
 
     fn tick(&mut self, times: u32) -> Vec<Envelope> {

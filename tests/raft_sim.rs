@@ -11,6 +11,8 @@
 //! `SIM_SEED=7 cargo test --test raft_sim` replays one seed, `SIM_SECONDS=600`
 //! searches for longer.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "support/cores.rs"]
 mod cores;
 
@@ -256,7 +258,7 @@ impl Sim {
 
     fn leader(&self) -> Option<NodeId> {
         let leads = |(id, host): (&NodeId, &Host)| host.raft.is_leader().then_some(*id);
-        self.hosts.iter().filter_map(leads).last()
+        self.hosts.iter().filter_map(leads).next_back()
     }
 
     fn heal(&mut self) {

@@ -139,12 +139,12 @@ impl Cluster {
             "reverse" => self.net.reverse(),
             "inject" => {
                 let message = parse_message(words[3], &words[4..]);
-                let entries = match &message {
-                    Message::Append { entries, prev, .. } => entries_of(*prev, entries),
-                    _ => Vec::new(),
-                };
+                let mut payloads = Vec::new();
+                if let Message::Append { entries, prev, .. } = &message {
+                    payloads = entries_of(*prev, entries);
+                }
                 let (from, to, term) = (id(words[0]), id(words[1]), Term(number(words[2])));
-                let packet = Packet::Message(Envelope { from, to, term, message }, entries);
+                let packet = Packet::Message(Envelope { from, to, term, message }, payloads);
                 self.deliver(packet);
             }
             _ => self.fault_or_look(name, words),
@@ -173,7 +173,9 @@ impl Cluster {
             "crash" => {
                 let kept = words.get(2).map_or(0, |word| number(word));
                 let host = self.hosts.remove(&id(words[0])).expect("it runs");
-                self.down.insert(id(words[0]), host.crash(usize::try_from(kept).unwrap()));
+                let kept = usize::try_from(kept).unwrap();
+                assert!(kept <= host.writes_under_way(), "nothing more to keep");
+                self.down.insert(id(words[0]), host.crash(kept));
                 self.shown.remove(&id(words[0]));
             }
             "start" => self.start(id(words[0])),
