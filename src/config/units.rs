@@ -74,7 +74,6 @@ pub(super) mod duration {
 pub(super) mod size {
     use super::{Deserializer, Serializer, Text, parse_size, show_size};
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     pub(in super::super) fn serialize<S: Serializer>(
         bytes: &u64,
         out: S,
