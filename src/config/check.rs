@@ -8,10 +8,10 @@ use super::load::{Loaded, describe};
 use super::units::{show_duration, show_size};
 use super::{Config, ConfigError};
 
-/// Largest value that fits a log entry together with its key.
-const VALUE_MAX: u64 = 16 << 20;
 /// What an entry adds to its value at most: key, content type, conditions, frame.
 const ENTRY_ROOM: u64 = 64 << 10;
+/// Largest value: a log entry holds 16 MiB.
+const VALUE_MAX: u64 = (16 << 20) - ENTRY_ROOM;
 /// Unit in which files grow.
 const PAGE: u64 = 4096;
 
@@ -31,11 +31,11 @@ pub(super) fn complete(config: &mut Config) {
 
 /// Past this point nobody checks again.
 pub(super) fn check(loaded: &Loaded) -> Result<(), ConfigError> {
-    check_node(loaded)?;
-    check_peers(loaded)?;
+    check_members(loaded)?;
+    check_address(loaded)?;
+    check_limits(loaded)?;
     check_storage(loaded)?;
-    check_raft(loaded)?;
-    check_limits(loaded)
+    check_raft(loaded)
 }
 
 /// Blames the first of `keys` that somebody set, else the first.
@@ -53,11 +53,8 @@ fn rule(
     Err(ConfigError(format!("{}: {key}: {}", describe(loaded.origin(key)), problem())))
 }
 
-fn check_node(loaded: &Loaded) -> Result<(), ConfigError> {
+fn check_address(loaded: &Loaded) -> Result<(), ConfigError> {
     let node = &loaded.config.node;
-    rule(loaded, node.id > 0, &["node.id"], || {
-        "0 means \"nobody\" in the protocol; choose an id from 1 on".into()
-    })?;
     let keys = ["node.advertise", "node.listen"];
     rule(loaded, !is_unspecified(&node.advertise), &keys, || {
         format!(
@@ -71,8 +68,11 @@ fn check_node(loaded: &Loaded) -> Result<(), ConfigError> {
     rule(loaded, problem.is_none(), &["node.advertise"], || problem.unwrap_or_default())
 }
 
-fn check_peers(loaded: &Loaded) -> Result<(), ConfigError> {
+fn check_members(loaded: &Loaded) -> Result<(), ConfigError> {
     let Config { node, cluster, .. } = &loaded.config;
+    rule(loaded, node.id > 0, &["node.id"], || {
+        "0 means \"nobody\" in the protocol; choose an id from 1 on".into()
+    })?;
     let keys = ["cluster.peers"];
     let mut ids = BTreeSet::new();
     let mut urls = BTreeSet::new();
@@ -242,7 +242,11 @@ fn check_raft(loaded: &Loaded) -> Result<(), ConfigError> {
 fn check_limits(loaded: &Loaded) -> Result<(), ConfigError> {
     let Config { limits, http, .. } = &loaded.config;
     rule(loaded, limits.value <= VALUE_MAX, &["limits.value"], || {
-        format!("{} is more than a log entry may hold; use at most 16MiB", show_size(limits.value))
+        format!(
+            "{} and its key are more than the 16MiB of a log entry; use at most {}",
+            show_size(limits.value),
+            show_size(VALUE_MAX)
+        )
     })?;
     not_zero(loaded, "limits.value", limits.value)?;
     not_zero(loaded, "limits.connections", limits.connections.into())?;

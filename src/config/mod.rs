@@ -12,6 +12,8 @@
 
 mod check;
 mod load;
+#[cfg(test)]
+mod tests;
 mod units;
 
 use std::collections::BTreeMap;
