@@ -259,6 +259,15 @@ impl Config {
         }
         self.cluster.peers.iter().map(|peer| (peer.id, peer.url.clone())).collect()
     }
+
+    /// Takes note of the port that the system chose when `node.listen` asked for port 0.
+    pub fn bound_to(&mut self, address: SocketAddr) {
+        let derived = self.node.advertise == format!("http://{}", self.node.listen);
+        self.node.listen = address;
+        if derived {
+            self.node.advertise = format!("http://{address}");
+        }
+    }
 }
 
 impl Default for Node {
