@@ -1,5 +1,7 @@
 //! The daemon as an operator meets it: the real binary, its messages and its exit codes.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
+use crate::node;
 use crate::store::StoreError;
 
 /// Exit codes, most of them those of `sysexits.h`.
@@ -83,6 +84,17 @@ impl From<StoreError> for Fatal {
             }
         };
         Self { exit, message: format!("{error}; {remedy}") }
+    }
+}
+
+impl From<node::Fatal> for Fatal {
+    fn from(fatal: node::Fatal) -> Self {
+        match fatal {
+            node::Fatal::Store(error) => error.into(),
+            node::Fatal::Panicked(_) => {
+                Self::failure(format!("{fatal}; keep the log lines above, they name the place"))
+            }
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 //! The port is bound first, so that a second daemon on the same port fails before it
 //! touches any data. READY is told when the log is recovered and requests are answered.
 //!
-//! The end, on SIGTERM or SIGINT: `/readyz` fails and new requests are refused, leadership
-//! moves on, requests in flight finish within `http.drain_timeout`, files are synced. A
-//! second signal ends the process at once; that is safe, like any crash. SIGHUP reads the
-//! settings again and takes over `log.level`.
+//! The end, on SIGTERM or SIGINT: `/readyz` fails, leadership moves on, no connection is
+//! accepted any more, requests in flight finish - all of it within `http.drain_timeout` -
+//! and files are synced. A second signal ends the process at once; that is safe, like any
+//! crash. SIGHUP reads the settings again and takes over `log.level`.
 
 use std::time::Duration;
 
@@ -64,26 +64,29 @@ async fn run(mut config: Config, sources: &Sources, switch: &LevelSwitch) -> Res
     notify("READY=1");
     let asked = tokio::select! {
         () = signals.stop(sources, switch) => Ok(()),
-        error = node.failed() => Err(error),
+        fatal = node.failed() => Err(Fatal::from(fatal)),
     };
-    if let Err(error) = asked {
-        let fatal = Fatal::from(error);
+    if let Err(fatal) = asked {
         tracing::error!(exit = ?fatal.exit, "stopping: {}", fatal.message);
         return Err(fatal);
     }
     tracing::info!(timeout = ?config.http.drain_timeout, "draining");
     notify("STOPPING=1");
-    handle.drain();
     let orderly = async {
-        let _ = stop.send(true);
-        let _ = edge.await;
+        let drained = tokio::time::timeout(config.http.drain_timeout, async {
+            handle.drain().await;
+            // Nobody listens any more when the edge has ended by itself.
+            let _ = stop.send(true);
+            node.end_streams();
+            let _ = edge.await;
+        });
+        if drained.await.is_err() {
+            tracing::warn!("requests were still in flight at the deadline");
+        }
         node.stop().await
     };
     tokio::select! {
         stopped = orderly => stopped?,
-        () = tokio::time::sleep(config.http.drain_timeout) => {
-            tracing::warn!("requests were still in flight at the deadline");
-        }
         () = signals.stop(sources, switch) => {
             return Err(Fatal::failure("stopped at once by a second signal"));
         }

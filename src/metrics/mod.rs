@@ -279,7 +279,7 @@ impl Metrics {
         Self {
             elections_started: counter(
                 "mmapd_raft_elections_started_total",
-                "Elections this node began, pre-votes not counted",
+                "Elections this node began, counted from the pre-vote on",
             ),
             elections_won: counter("mmapd_raft_elections_won_total", "Elections this node won"),
             leader_changes: counter(
