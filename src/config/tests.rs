@@ -222,3 +222,18 @@ fn impossible_values_name_the_variable_the_key_and_the_remedy() {
         assert!(message.contains(want), "{env:?} should say {want:?}: {message}");
     }
 }
+
+#[test]
+fn the_readme_names_every_key() {
+    let readme = include_str!("../../README.md");
+    let defaults = toml::Table::try_from(Config::default()).unwrap();
+    for (section, keys) in &defaults {
+        for (key, _) in keys.as_table().unwrap() {
+            let named = [format!("`{section}.{key}`"), format!("`{key}`")];
+            assert!(
+                named.iter().any(|name| readme.contains(name)),
+                "README.md lacks {section}.{key}"
+            );
+        }
+    }
+}

@@ -115,3 +115,11 @@ fn syncs_and_maps_are_counted_by_file() {
         assert!(text.contains(line), "{line}{text}");
     }
 }
+
+#[test]
+fn the_readme_lists_every_name() {
+    let readme = include_str!("../../README.md");
+    for (name, _) in PROMISED {
+        assert!(readme.contains(&format!("`{name}`")), "README.md lacks {name}");
+    }
+}
