@@ -93,6 +93,17 @@ impl Loaded {
         self.origins.get(key).map_or(DEFAULT, String::as_str)
     }
 
+    /// The origin as an operator wants to see it: a default that was derived says from what.
+    fn shown(&self, key: &str) -> &str {
+        match (key, self.origin(key)) {
+            ("node.advertise", DEFAULT) if self.config.cluster.peers.is_empty() => {
+                "default, from node.listen"
+            }
+            ("node.advertise", DEFAULT) => "default, from cluster.peers",
+            (_, origin) => origin,
+        }
+    }
+
     /// The effective settings as TOML, each with its layer in a comment.
     ///
     /// # Panics
@@ -112,7 +123,7 @@ impl Loaded {
             } else if let Some((key, _)) = line.split_once(" = ")
                 && !section.is_empty()
             {
-                out.push_str(&format!(" # {}", self.origin(&format!("{section}.{key}"))));
+                out.push_str(&format!(" # {}", self.shown(&format!("{section}.{key}"))));
             }
             out.push('\n');
         }

@@ -132,6 +132,7 @@ fn printed_settings_load_again_and_name_their_layers() {
         "value = \"3MiB\" # MMAPD_LIMITS__VALUE\n",
         "[[cluster.peers]] # MMAPD_PEERS\n",
         "heartbeat = \"100ms\" # default\n",
+        "advertise = \"http://a:1\" # default, from cluster.peers\n",
     ] {
         assert!(printed.contains(line), "{line}{printed}");
     }
