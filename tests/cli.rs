@@ -84,9 +84,9 @@ fn sound_settings_are_confirmed_and_printed_with_their_layers() {
 fn mistakes_in_a_file_name_the_file_the_key_and_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     for (text, parts) in [
-        ("[node]\nidd = 2\n", &["bad.toml", "line 2", "idd", "remove the key"][..]),
-        ("[node]\nid = \"two\"\n", &["bad.toml", "line 2", "id = ", "correct it"]),
-        ("[raft]\nheartbeat = 100\n", &["bad.toml", "heartbeat", "\"150ms\""]),
+        ("[node]\nidd = 2\n", &["bad.toml: node.idd: ", "line 2", "remove the key"][..]),
+        ("[node]\nid = \"two\"\n", &["bad.toml: node.id: ", "line 2", "correct it"]),
+        ("[raft]\nheartbeat = 100\n", &["bad.toml: raft.heartbeat: ", "\"150ms\""]),
         ("[raft]\nheartbeat = \"200ms\"\n", &["bad.toml: raft.heartbeat: ", "a third", "shorten"]),
         (
             "[[cluster.peers]]\nid = 2\nurl = \"http://a:1\"\n",

@@ -184,8 +184,10 @@ impl Layers {
             } else {
                 "correct it"
             };
+            let at = error.span().and_then(|span| key_at(&text, span.start));
+            let key = at.map(|key| format!("{key}: ")).unwrap_or_default();
             ConfigError(format!(
-                "{name}: {}\n{remedy}; config.toml in the repository explains every key",
+                "{name}: {key}{}\n{remedy}; config.toml in the repository explains every key",
                 error.to_string().trim_end()
             ))
         })?;
@@ -282,6 +284,24 @@ impl Layers {
     fn default_of(&self, section: &str, key: &str) -> Option<&Value> {
         self.defaults.get(section)?.get(key)
     }
+}
+
+/// The key, with its section, on the line around a byte of a file; the section alone when
+/// that is what the line is.
+fn key_at(text: &str, offset: usize) -> Option<String> {
+    let before = text.get(..offset)?;
+    let start = before.rfind('\n').map_or(0, |end| end + 1);
+    let line = text.get(start..)?.lines().next()?;
+    let name = |line: &str| -> Option<String> {
+        let inner = line.trim().strip_prefix('[')?.split(']').next()?;
+        Some(inner.trim_start_matches('[').trim().to_owned())
+    };
+    if let Some(section) = name(line) {
+        return Some(section);
+    }
+    let key = line.split_once('=')?.0.trim();
+    let section = text.get(..start)?.lines().rev().find_map(name);
+    Some(section.map_or_else(|| key.to_owned(), |section| format!("{section}.{key}")))
 }
 
 fn table(section: &str, key: &str, value: Value) -> Table {

@@ -145,15 +145,15 @@ fn printed_settings_load_again_and_name_their_layers() {
 fn mistakes_in_files_name_the_file_the_line_and_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     for (text, want) in [
-        ("[node]\nidd = 2\n", &["line 2", "`idd`", "`id`", "remove the key"][..]),
-        ("[nodes]\nid = 2\n", &["line 1", "`nodes`", "remove the key"]),
-        ("[node]\nid = \"2\"\n", &["line 2", "id = \"2\"", "correct it"]),
+        ("[node]\nidd = 2\n", &["node.idd: ", "line 2", "`id`", "remove the key"][..]),
+        ("[nodes]\nid = 2\n", &["nodes: ", "line 1", "remove the key"]),
+        ("[node]\nid = \"2\"\n", &["node.id: ", "line 2", "id = \"2\"", "correct it"]),
         ("[node]\nid = -1\n", &["line 2", "id = -1", "correct it"]),
         ("[raft]\ntick = 25\n", &["line 2", "tick = 25", "\"150ms\""]),
         ("[raft]\ntick = \"25\"\n", &["line 2", "duration with its unit"]),
         ("[limits]\nvalue = \"1MB\"\n", &["line 2", "size with its unit"]),
         ("[log]\nlevel = \"loud\"\n", &["line 2", "`loud`", "`info`"]),
-        ("[[cluster.peers]]\nid = 1\n", &["missing field `url`"]),
+        ("[[cluster.peers]]\nid = 1\n", &["cluster.peers: ", "missing field `url`"]),
         ("[node\n", &["line 1", "correct it"]),
     ] {
         let path = file(&dir, "bad.toml", text);
