@@ -412,6 +412,14 @@ fn a_hundred_thousand_operations_are_judged_at_once() {
     assert!(history.unknown() > 10_000);
 }
 
+#[test]
+fn crowds_without_revisions_are_decided() {
+    for (clients, keys, ops) in [(12, 1, 20_000), (24, 2, 20_000), (24, 1, 20_000)] {
+        let verdict = simulated(&mut Chance(clients), ops, clients, keys, false).check();
+        assert!(verdict.is_ok(), "{clients} clients on {keys} keys: {verdict}");
+    }
+}
+
 /// Tries every order: the definition itself, for histories of a few operations.
 fn brute_force(rows: &[Row]) -> bool {
     fn go(rows: &[Row], done: u32, state: Option<&str>) -> bool {
