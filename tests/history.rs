@@ -302,6 +302,17 @@ fn the_report_names_the_key_and_little_else() {
 }
 
 #[test]
+fn conditions_and_deletes_do_not_swell_the_report() {
+    let mut history = simulated(&mut Chance(5), 3_000, 6, 1, true);
+    let end = 1_000_000;
+    let odd = Outcome::Read { value: Some(b"never written".to_vec()), revision: Some(3) };
+    history.push((end, end + 1), "k0", Action::Get, odd);
+    let verdict = history.check();
+    assert_eq!(verdict.violations.len(), 1, "{verdict}");
+    assert_eq!(verdict.violations[0].window.len(), 1, "{verdict}");
+}
+
+#[test]
 fn running_out_of_steps_is_not_ok() {
     let mut rows: Vec<Row> =
         (0..24).map(|n| (1, 100, put(&format!("v{n}")), Outcome::done())).collect();
@@ -410,6 +421,14 @@ fn a_hundred_thousand_operations_are_judged_at_once() {
     let history = simulated(&mut Chance(7), 120_000, 16, 12, true);
     history.check().expect_linearizable();
     assert!(history.unknown() > 10_000);
+}
+
+#[test]
+fn crowds_without_revisions_are_decided() {
+    for (clients, keys, ops) in [(12, 1, 20_000), (24, 2, 20_000), (24, 1, 20_000)] {
+        let verdict = simulated(&mut Chance(clients), ops, clients, keys, false).check();
+        assert!(verdict.is_ok(), "{clients} clients on {keys} keys: {verdict}");
+    }
 }
 
 /// Tries every order: the definition itself, for histories of a few operations.

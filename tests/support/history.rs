@@ -788,8 +788,9 @@ fn revision_of(effect: Effect) -> Option<u64> {
 /// Drops what the contradiction does not need, as long as that is sound.
 ///
 /// Dropping an operation that only looks can never make a contradiction. Dropping a write can, if
-/// somebody depends on it: so only writes go whose value nobody saw or named, and only once no
-/// answer left tells whether the key existed.
+/// somebody depends on it: so only writes go whose value nobody saw or named, and only once
+/// nobody tells whether the key existed. Believing less of an answer is always sound, so that is
+/// tried first; the report shows the operations as they were.
 fn minimize(ops: &[Operation], at: u64, steps: u64) -> Vec<Operation> {
     let mut kept: Vec<Operation> = ops.iter().filter(|op| op.called <= at).cloned().collect();
     for op in &mut kept {
@@ -803,9 +804,13 @@ fn minimize(ops: &[Operation], at: u64, steps: u64) -> Vec<Operation> {
     if !fails(&kept) {
         return kept; // at the edge of a clock tick; the whole prefix is the honest answer
     }
-    let blind: Vec<Operation> = kept.iter().map(without_existence).collect();
-    if fails(&blind) {
-        kept = blind;
+    let mut trust: fn(&Operation) -> Option<Operation> = |op| Some(op.clone());
+    for less in [without_conditions, without_existence] {
+        if fails(&kept.iter().filter_map(less).collect::<Vec<_>>()) {
+            kept.retain(|op| less(op).is_some());
+            trust = less;
+            break;
+        }
     }
     let mut budget = 2_000_000 / kept.len().max(1);
     let mut chunk = kept.len().div_ceil(2);
@@ -814,15 +819,15 @@ fn minimize(ops: &[Operation], at: u64, steps: u64) -> Vec<Operation> {
         while start < kept.len() && budget > 0 {
             budget -= 1;
             let end = (start + chunk).min(kept.len());
-            let needed = needed(&kept);
-            let rest: Vec<Operation> = kept
-                .iter()
-                .enumerate()
-                .filter(|&(i, op)| !(start..end).contains(&i) || needed(op))
-                .map(|(_, op)| op.clone())
-                .collect();
+            let believed: Vec<Operation> = kept.iter().filter_map(trust).collect();
+            let needed = needed(&believed);
+            let stays = |i: usize| !(start..end).contains(&i) || needed(&believed[i]);
+            let (rest, shown): (Vec<_>, Vec<_>) = (0..kept.len())
+                .filter(|&i| stays(i))
+                .map(|i| (believed[i].clone(), kept[i].clone()))
+                .unzip();
             if rest.len() < kept.len() && fails(&rest) {
-                kept = rest;
+                kept = shown;
             } else {
                 start = end;
             }
@@ -833,12 +838,31 @@ fn minimize(ops: &[Operation], at: u64, steps: u64) -> Vec<Operation> {
     kept
 }
 
-fn without_existence(op: &Operation) -> Operation {
+/// The operation, were its condition unknown and its word on existence not heard.
+fn without_conditions(op: &Operation) -> Option<Operation> {
+    let mut op = without_existence(op)?;
+    match &mut op.action {
+        Action::Get => {}
+        Action::Put { expect, .. } | Action::Delete { expect } => *expect = None,
+    }
+    match &op.outcome {
+        Outcome::Read { value: None, .. } | Outcome::Mismatch => None,
+        Outcome::Read { .. } | Outcome::Done { .. } | Outcome::Failed | Outcome::Unknown => {
+            Some(op)
+        }
+    }
+}
+
+/// The operation, had nobody said whether the key existed.
+fn without_existence(op: &Operation) -> Option<Operation> {
     let mut op = op.clone();
     if let Outcome::Done { existed, .. } = &mut op.outcome {
+        if *existed == Some(false) && matches!(op.action, Action::Delete { .. }) {
+            return None; // it changed nothing, wherever its entry is in the log
+        }
         *existed = None;
     }
-    op
+    Some(op)
 }
 
 /// Which writes somebody in `ops` depends on.
