@@ -152,6 +152,11 @@ impl Source for Snapshot {
 }
 
 impl Snapshot {
+    /// The state of a checkpoint whose pages are in the file.
+    pub(super) fn at(map: &Arc<PageMap>, meta: &Meta) -> Self {
+        Self { pin: map.pin(), roots: meta.roots, state: meta.state.clone() }
+    }
+
     fn root(&self, tree: Tree) -> &Root {
         &self.roots[tree as usize]
     }
@@ -243,7 +248,12 @@ fn open_file(
         return Err(StoreError::Foreign { file, found: of(found), wanted: of(wanted) });
     }
     let previous = metas.pop().filter(|older| older.seq + 1 == newest.seq);
-    let previous = previous.map(kept).transpose()?;
+    // Without an intact bitmap the older checkpoint is of no use; the newer one is.
+    let previous = match previous.map(kept).transpose() {
+        Ok(previous) => previous,
+        Err(StoreError::Corrupt { .. }) => None,
+        Err(error) => return Err(error),
+    };
     let durable = kept(newest)?;
     let run = durable.meta.bitmap;
     let bitmap = Arc::clone(&durable.bitmap);
@@ -333,8 +343,7 @@ impl Db {
         let mut space = Space::new(live, file_pages, map.capacity(), step);
         let kept = [Some(&durable), previous.as_ref()];
         space.keep(kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect());
-        let (roots, state) = (meta.roots, meta.state.clone());
-        let current = Arc::new(Snapshot { pin: map.pin(), roots, state });
+        let current = Arc::new(Snapshot::at(&map, meta));
         let published = published(&current);
         Self {
             disk,
@@ -438,6 +447,12 @@ impl Db {
             published
         });
         Ok(())
+    }
+
+    /// Plants a bug for the crash tests: pages of durable checkpoints are given out again.
+    #[doc(hidden)]
+    pub fn plant_reuse(&mut self, reckless: bool) {
+        self.space.plant_reuse(reckless);
     }
 
     /// Hides what no snapshot reads any more, and frees what no pin can see.

@@ -9,6 +9,7 @@ pub mod map;
 mod meta;
 mod page;
 pub mod scan;
+pub mod snapshot;
 mod space;
 mod tree;
 
