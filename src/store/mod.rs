@@ -2,9 +2,20 @@
 
 pub mod disk;
 pub mod error;
+pub mod frame;
+mod hard_state;
+mod log;
 pub mod map;
+mod reader;
+mod recovery;
+mod segment;
+pub mod simdisk;
 
+pub use disk::Disk;
 pub use error::StoreError;
+pub use hard_state::PendingInstall;
+pub use log::{Log, LogOptions, Recovered, SyncJob, Synced};
+pub use reader::{Entry, LogReader};
 
 use crate::raft::types::NodeId;
 
