@@ -16,6 +16,7 @@ use mmapd::raft::types::{Index, LogId, NodeId, Term};
 use mmapd::store::db::{Db, DbOptions, Tree};
 use mmapd::store::disk::{Disk, FileKind, LinuxDisk, Region};
 use mmapd::store::map::Memory;
+use mmapd::store::simdisk::SimDisk;
 use mmapd::store::snapshot::Receiver;
 use mmapd::store::{Identity, StoreError};
 
@@ -536,6 +537,93 @@ fn a_crash_leaves_a_whole_checkpoint() {
         total += images;
     }
     eprintln!("{total} images");
+}
+
+/// A small workload on a disk that may refuse any operation. Says which indexes may be
+/// found after it.
+fn refused(disk: &SimDisk, models: &mut HashMap<u64, Model>) -> (Vec<u64>, Result<(), StoreError>) {
+    let mut allowed = vec![0];
+    let mut work = || {
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (mut rng, mut model) = (Rng(3), Model::new());
+        let path = PathBuf::from("/data/mmapd.db");
+        let mut db = Db::open(disk, options(path), IDENTITY)?;
+        for applied in 1..=4 {
+            batch(&mut db, &mut rng, &mut model, applied);
+            models.insert(applied, model.clone());
+            let Some(job) = db.begin_checkpoint()? else { continue };
+            allowed.push(applied);
+            db.finish_checkpoint(job.run()?)?;
+            allowed = vec![applied];
+        }
+        Ok(())
+    };
+    let result = work();
+    (allowed, result)
+}
+
+fn simulated(seed: u64) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    disk.make_dir(Path::new("/data")).unwrap();
+    disk
+}
+
+/// What `Db::open` finds on one image of the simulated disk.
+fn found(image: SimDisk, allowed: &[u64], models: &HashMap<u64, Model>) -> Result<(), String> {
+    let path = PathBuf::from("/data/mmapd.db");
+    let db = Db::open(Arc::new(image), options(path), IDENTITY).map_err(|error| error.to_string())?;
+    db.check().map_err(|error| error.to_string())?;
+    let applied = db.state().applied.index.0;
+    if !allowed.contains(&applied) {
+        return Err(format!("found {applied}, and {allowed:?} are allowed"));
+    }
+    let snapshot = db.published().snapshot();
+    for (key, value) in &models[&applied] {
+        if snapshot.get(Tree::Kv, key).map_err(|error| error.to_string())? != Some(value) {
+            return Err(format!("another value at {applied}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_stops_is_no_worse_than_a_crash() {
+    let mut models = HashMap::from([(0, Model::new())]);
+    let whole = simulated(1);
+    refused(&whole, &mut models).1.unwrap();
+    for ops in 1..whole.op_count() {
+        let disk = simulated(ops);
+        disk.stop_after(ops);
+        let (allowed, result) = refused(&disk, &mut models);
+        assert!(result.is_err(), "operation {ops} was refused");
+        for image in disk.images(40, ops) {
+            found(image, &allowed, &models).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_sync_that_fails_ends_the_work_and_one_that_lies_is_caught() {
+    let mut models = HashMap::from([(0, Model::new())]);
+    let whole = simulated(1);
+    refused(&whole, &mut models).1.unwrap();
+    let mut caught = 0;
+    for syncs in 0..whole.sync_count() {
+        let disk = simulated(syncs);
+        disk.fail_at(syncs);
+        let (allowed, result) = refused(&disk, &mut models);
+        assert!(result.is_err(), "sync {syncs} failed");
+        for image in disk.images(40, syncs) {
+            found(image, &allowed, &models).unwrap();
+        }
+        let disk = simulated(syncs);
+        disk.lie_at(syncs);
+        let (allowed, result) = refused(&disk, &mut models);
+        result.unwrap();
+        caught += usize::from(disk.images(60, syncs).any(|image| found(image, &allowed, &models).is_err()));
+    }
+    // Only the last two checkpoints can still suffer from a sync that did nothing.
+    assert!(caught >= 3, "{caught} of {} lies", whole.sync_count());
 }
 
 /// The newest meta page is lost: the checkpoint before it must be there, whole.
