@@ -90,7 +90,11 @@ impl Progress {
         self.next = self.next.max(caught.next());
         match &mut self.flow {
             Flow::Probe { .. } => self.replicate(),
-            Flow::Replicate { inflight } => inflight.retain(|&upto| upto > caught),
+            Flow::Replicate { inflight } => {
+                while inflight.front().is_some_and(|&upto| upto <= caught) {
+                    inflight.pop_front();
+                }
+            }
             Flow::Snapshot { .. } => {
                 if caught >= base {
                     self.replicate();
