@@ -31,6 +31,8 @@ const TICK: u64 = 10;
 const CHAOS: u64 = 1_500;
 /// How long a healed cluster may take to work, in ticks.
 const PATIENCE: u64 = 600;
+/// And longer for each entry that somebody lacks: some seeds send one at a time.
+const PATIENCE_PER_ENTRY: u64 = 4;
 
 #[derive(Clone, Debug)]
 struct Rng(u64);
@@ -210,12 +212,16 @@ impl Sim {
         }
         self.heal();
         let asked = self.now;
+        let longest = self.hosts.values().map(|host| host.raft.last().index.0).max();
+        let behind = self.hosts.values().map(|host| host.raft.applied().0).min();
+        let backlog = longest.unwrap_or(0) - behind.unwrap_or(0);
+        let patience = PATIENCE + PATIENCE_PER_ENTRY * backlog;
         let mut fresh = None;
         loop {
             self.next();
             let waited = (self.now - asked) / TICK;
             assert!(
-                waited < PATIENCE,
+                waited < patience,
                 "I18: no service after {waited} quiet ticks: {}",
                 self.state()
             );
