@@ -152,6 +152,11 @@ impl Source for Snapshot {
 }
 
 impl Snapshot {
+    /// The state of a checkpoint whose pages are in the file.
+    pub(super) fn at(map: &Arc<PageMap>, meta: &Meta) -> Self {
+        Self { pin: map.pin(), roots: meta.roots, state: meta.state.clone() }
+    }
+
     fn root(&self, tree: Tree) -> &Root {
         &self.roots[tree as usize]
     }
@@ -333,8 +338,7 @@ impl Db {
         let mut space = Space::new(live, file_pages, map.capacity(), step);
         let kept = [Some(&durable), previous.as_ref()];
         space.keep(kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect());
-        let (roots, state) = (meta.roots, meta.state.clone());
-        let current = Arc::new(Snapshot { pin: map.pin(), roots, state });
+        let current = Arc::new(Snapshot::at(&map, meta));
         let published = published(&current);
         Self {
             disk,
@@ -438,6 +442,12 @@ impl Db {
             published
         });
         Ok(())
+    }
+
+    /// Plants a bug for the crash tests: pages of durable checkpoints are given out again.
+    #[doc(hidden)]
+    pub fn plant_reuse(&mut self, reckless: bool) {
+        self.space.plant_reuse(reckless);
     }
 
     /// Hides what no snapshot reads any more, and frees what no pin can see.
