@@ -15,9 +15,9 @@
 //!
 //! `ARCHITECTURE.md` tells the same at more length and follows a write through it.
 
-//pub mod cli;
+pub mod cli;
 pub mod config;
-//pub mod http;
+pub mod http;
 pub mod machine;
 pub mod metrics;
 pub mod node;
