@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const IMPORTS: &[(&str, &[&str])] = &[
     // The protocol must run a million elections a minute and answer the same twice.
     ("raft", &[]),
-    // Storage does not know what a key means to a client. `raft::message`: where an entry is.
+    // Storage does not know what a key means to a client. `raft::message`: the token of a sync.
     ("store", &["raft::types", "raft::message"]),
     // `raft::types`: entries are judged by their log id and their index.
     ("machine", &["store", "raft::types"]),
