@@ -1,8 +1,20 @@
-//! What the edge may ask of a node.
+//! What the edge may ask of a node: all of it answered through channels, none of it by
+//! touching the protocol. A follower's clients are served here too: writes are carried to
+//! the leader, once, and reads wait for a read index.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::work::{Answer, Event};
 use crate::machine::{Applied, Command, View};
+use crate::peers::{self, ForwardError, Peers, Reply};
+use crate::store::{Disk, Published};
+use crate::wire::Address;
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,21 +142,65 @@ pub struct Status {
     pub alarms: Vec<String>,
     /// Has applied all that was committed when it started, and follows or leads.
     pub caught_up: bool,
-    /// Is shutting down.
-    pub draining: bool,
+    /// Milliseconds since it started.
+    pub uptime_ms: u64,
     /// All members.
     pub members: Vec<MemberStatus>,
 }
 
+/// Who waits for an answer.
+pub(super) type Waiter = oneshot::Sender<Answer>;
+
+/// What lies in the inbox of the node thread.
+#[derive(Debug)]
+pub(super) enum Mail {
+    /// Time went by.
+    Tick,
+    /// A client's command, encoded.
+    Propose(Waiter, Bytes),
+    /// A client's linearizable read.
+    Read(Waiter),
+    /// Anything else.
+    Event(Event<Waiter>),
+    /// Finish what is running and end.
+    Stop,
+}
+
+/// How often a request that found no leader looks again, if nothing wakes it before.
+const LEADER_POLL: Duration = Duration::from_millis(50);
+
 /// The edge's side of a running node: cheap to clone, safe to share.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Handle {
-    placeholder: (),
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) us: Address,
+    pub(super) inbox: mpsc::Sender<Mail>,
+    pub(super) status: watch::Receiver<Arc<Status>>,
+    pub(super) published: Published,
+    pub(super) peers: Peers,
+    pub(super) draining: AtomicBool,
+    pub(super) quota: u64,
+    /// Where and how a snapshot is received.
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) incoming: Arc<tokio::sync::Mutex<std::path::PathBuf>>,
+    pub(super) map_max: u64,
+    /// Turns true when the streams of peers must end.
+    pub(super) stopping: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("us", &self.shared.us).finish_non_exhaustive()
+    }
 }
 
 impl Handle {
     /// Replicates `command` and answers what it did, once a majority has it on disk and the
-    /// leader has applied it. A follower forwards it, once.
+    /// leader has applied it. A follower forwards it, once. While nobody leads, the command
+    /// waits here, not yet proposed, until `timeout`.
     ///
     /// # Errors
     /// See [`WriteError`]; all but `Unknown` mean that nothing was changed.
@@ -153,11 +209,71 @@ impl Handle {
         command: Command,
         timeout: Duration,
     ) -> Result<Applied, WriteError> {
-        let _ = (command, timeout, self.placeholder);
-        Err(WriteError::NoLeader)
+        if matches!(command, Command::Put { .. }) {
+            self.within_quota()?;
+        }
+        let payload = command.encode();
+        let deadline = Instant::now() + timeout;
+        let mut status = self.shared.status.clone();
+        loop {
+            status.mark_unchanged();
+            let leader = match self.propose_here(payload.clone(), deadline).await? {
+                Answer::Written(applied) => return Ok(applied),
+                Answer::NotLeader(leader) => leader.filter(|leader| *leader != self.shared.us.node),
+                Answer::Overloaded => return Err(WriteError::Overloaded),
+                Answer::Unknown
+                | Answer::Readable
+                | Answer::NotReadable(_)
+                | Answer::Installed(_) => {
+                    return Err(WriteError::Unknown("leadership changed while it was replicated"));
+                }
+            };
+            if let Some(leader) = leader {
+                let left = deadline.saturating_duration_since(Instant::now());
+                match self.shared.peers.forward(leader, payload.clone(), left).await {
+                    Ok(Reply::Applied(applied)) => return Ok(applied),
+                    Ok(Reply::Overloaded) => return Err(WriteError::Overloaded),
+                    Ok(Reply::Full(limit, actual)) => {
+                        return Err(WriteError::Full { limit, actual });
+                    }
+                    Ok(Reply::Unknown) => {
+                        return Err(WriteError::Unknown("the leader could not confirm it"));
+                    }
+                    Err(ForwardError::Lost) => {
+                        return Err(WriteError::Unknown("the leader did not answer"));
+                    }
+                    // Definitely not applied: the next leader may be asked.
+                    Ok(Reply::NotLeader) | Err(ForwardError::Unreachable) => {}
+                }
+            }
+            if !wait_for_news(&mut status, deadline).await {
+                return Err(WriteError::NoLeader);
+            }
+        }
     }
 
-    /// The state to read from.
+    fn within_quota(&self) -> Result<(), WriteError> {
+        let (limit, actual) = (self.shared.quota, self.shared.status.borrow().db_live_bytes);
+        if actual >= limit { Err(WriteError::Full { limit, actual }) } else { Ok(()) }
+    }
+
+    /// Proposes to this node alone.
+    async fn propose_here(&self, payload: Bytes, deadline: Instant) -> Result<Answer, WriteError> {
+        let (waiter, answer) = oneshot::channel();
+        self.shared.inbox.try_send(Mail::Propose(waiter, payload)).map_err(
+            |error| match error {
+                mpsc::error::TrySendError::Full(_) => WriteError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => WriteError::Draining,
+            },
+        )?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(WriteError::Unknown("the node stopped")),
+            Err(_) => Err(WriteError::Unknown("not confirmed in time")),
+        }
+    }
+
+    /// The state to read from. While nobody leads, a linearizable read waits until `timeout`.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -166,30 +282,86 @@ impl Handle {
         consistency: Consistency,
         timeout: Duration,
     ) -> Result<View, ReadError> {
-        let _ = (consistency, timeout);
-        Err(ReadError::NoLeader)
+        if consistency == Consistency::Stale {
+            return Ok(self.stale_view());
+        }
+        let deadline = Instant::now() + timeout;
+        let mut status = self.shared.status.clone();
+        loop {
+            status.mark_unchanged();
+            let (waiter, answer) = oneshot::channel();
+            self.shared.inbox.try_send(Mail::Read(waiter)).map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => ReadError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => ReadError::Draining,
+            })?;
+            match timeout_at(deadline, answer).await {
+                Ok(Ok(Answer::Readable)) => return Ok(self.stale_view()),
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => return Err(ReadError::Draining),
+                Err(_) if status.borrow().leader.is_none() => return Err(ReadError::NoLeader),
+                Err(_) => return Err(ReadError::TimedOut),
+            }
+            if !wait_for_news(&mut status, deadline).await {
+                return Err(ReadError::NoLeader);
+            }
+        }
     }
 
     /// This replica as it is, without waiting.
     #[must_use]
     pub fn stale_view(&self) -> View {
-        unimplemented!("the driver fills this in")
+        View::new(self.shared.published.snapshot())
     }
 
     /// The newest picture of the node.
     #[must_use]
-    pub fn status(&self) -> std::sync::Arc<Status> {
-        std::sync::Arc::default()
+    pub fn status(&self) -> Arc<Status> {
+        self.shared.status.borrow().clone()
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.shared.us.node.0
     }
 
     /// URL of the leader, for redirects; `None`: unknown.
     #[must_use]
     pub fn leader_url(&self) -> Option<String> {
-        None
+        let status = self.status();
+        let leader = status.leader?;
+        status.members.iter().find(|member| member.id == leader).map(|member| member.url.clone())
     }
 
-    /// Refuse new requests with `Draining` from now on (SIGTERM), hand leadership over.
-    pub fn drain(&self) {}
+    /// Is this node shutting down?
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Acquire)
+    }
+
+    /// Makes `/readyz` fail and hands leadership over; requests are still served.
+    pub async fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+        let step_down = Mail::Event(Event::StepDown);
+        if self.shared.inbox.send(step_down).await.is_err() {
+            return;
+        }
+        let mut status = self.shared.status.clone();
+        let alone = |status: &Arc<Status>| status.members.iter().filter(|m| m.voter).count() < 2;
+        let handed_over =
+            status.wait_for(|status| status.role != RoleName::Leader || alone(status));
+        // A transfer that fails is given up by the protocol; then the others elect.
+        drop(tokio::time::timeout(Duration::from_secs(2), handed_over).await);
+    }
+}
+
+/// Waits until the node's picture changes or a short while passed; `false`: too late.
+async fn wait_for_news(status: &mut watch::Receiver<Arc<Status>>, deadline: Instant) -> bool {
+    let leader = status.borrow().leader;
+    let until = deadline.min(Instant::now() + LEADER_POLL);
+    let news = status.wait_for(|status| status.leader != leader);
+    drop(timeout_at(until, news).await);
+    Instant::now() < deadline
 }
 
 /// What became of something a peer sent; the edge turns it into a status.
@@ -206,45 +378,38 @@ pub enum PeerError {
     Unavailable(String),
 }
 
-/// What a peer may ask of a node, behind `/v1/raft/*`. Bodies are the wire format.
 impl Handle {
-    /// `POST /v1/raft/append`: a stream of messages (appends, heartbeats and their answers)
-    /// that lasts as long as the peer keeps it open.
+    /// `POST /v1/raft/propose`: a command forwarded by a follower; the answer's bytes. Never
+    /// forwarded again.
     ///
     /// # Errors
     /// See [`PeerError`].
-    pub async fn peer_stream(&self, body: axum::body::BodyDataStream) -> Result<(), PeerError> {
-        let _ = body;
-        Err(PeerError::Unavailable("not started".into()))
-    }
-
-    /// `POST /v1/raft/vote`: one message of an election.
-    ///
-    /// # Errors
-    /// See [`PeerError`].
-    pub async fn peer_vote(&self, body: bytes::Bytes) -> Result<(), PeerError> {
-        let _ = body;
-        Err(PeerError::Unavailable("not started".into()))
-    }
-
-    /// `POST /v1/raft/snapshot`: a whole snapshot; returns when it is installed or refused.
-    ///
-    /// # Errors
-    /// See [`PeerError`].
-    pub async fn peer_snapshot(
-        &self,
-        body: axum::body::BodyDataStream,
-    ) -> Result<bytes::Bytes, PeerError> {
-        let _ = body;
-        Err(PeerError::Unavailable("not started".into()))
-    }
-
-    /// `POST /v1/raft/propose`: a command forwarded by a follower; the answer's bytes.
-    ///
-    /// # Errors
-    /// See [`PeerError`].
-    pub async fn peer_propose(&self, body: bytes::Bytes) -> Result<bytes::Bytes, PeerError> {
-        let _ = body;
-        Err(PeerError::Unavailable("not started".into()))
+    pub async fn peer_propose(&self, body: Bytes) -> Result<Bytes, PeerError> {
+        let (payload, timeout) =
+            peers::decode_forwarded(self.shared.us, body).ok_or_else(|| {
+                PeerError::Misdirected(
+                    "not a command forwarded to this node of this cluster".into(),
+                )
+            })?;
+        let command = Command::decode(&payload)
+            .ok_or_else(|| PeerError::Malformed("not a command of this version".into()))?;
+        if matches!(command, Command::Put { .. })
+            && let Err(WriteError::Full { limit, actual }) = self.within_quota()
+        {
+            return Ok(peers::encode_reply(&Reply::Full(limit, actual)));
+        }
+        let reply = match self.propose_here(payload, Instant::now() + timeout).await {
+            Ok(Answer::Written(applied)) => Reply::Applied(applied),
+            Ok(Answer::NotLeader(_)) | Err(WriteError::NoLeader | WriteError::Draining) => {
+                Reply::NotLeader
+            }
+            Ok(Answer::Overloaded) | Err(WriteError::Overloaded) => Reply::Overloaded,
+            Err(WriteError::Full { limit, actual }) => Reply::Full(limit, actual),
+            Ok(
+                Answer::Unknown | Answer::Readable | Answer::NotReadable(_) | Answer::Installed(_),
+            )
+            | Err(WriteError::Unknown(_)) => Reply::Unknown,
+        };
+        Ok(peers::encode_reply(&reply))
     }
 }

@@ -1,7 +1,256 @@
-//! The driver.
+//! The node: protocol, log and database behind one thread, and the handle that the edge
+//! holds.
+//!
+//! [`core`] decides nothing about threads and [`run`] nothing else; [`open`] makes the files
+//! agree before either starts. Start reading at `core.rs`.
 
+mod clock;
+mod core;
 mod handle;
+mod inbound;
+mod measure;
+mod open;
+mod run;
+mod work;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+
+use tokio::sync::{mpsc, watch};
+
+pub use self::core::{Core, CoreOptions, Now};
 pub use handle::{
     Consistency, Handle, MemberStatus, PeerError, ReadError, RoleName, Status, WriteError,
 };
+pub use open::{OpenOptions, Parts, incoming_path, node_ids, open};
+pub use run::Fatal;
+pub use work::{Answer, Arrived, Event, Lane, Measured, Outgoing, Shipment, Work};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::raft;
+use crate::raft::types::NodeId;
+use crate::store::disk::{LinuxDisk, parent};
+use crate::store::{DbOptions, Disk, Identity, LogOptions, StoreError};
+use handle::{Mail, Shared};
+use measure::{FileWatch, Losses, Measure};
+
+/// Requests and packets that may wait for the node thread.
+const INBOX: usize = 8192;
+/// A checkpoint is due when this much of the database has changed in memory.
+const DIRTY_MAX: u64 = 64 << 20;
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    handle: Handle,
+    thread: JoinHandle<()>,
+    stopping: watch::Sender<bool>,
+    fatal: mpsc::UnboundedReceiver<Fatal>,
+    /// Keeps other processes away from the files.
+    _locks: Locks,
+}
+
+struct Locks(#[expect(dead_code, reason = "held, not read")] [Box<dyn Send + Sync>; 2]);
+
+impl std::fmt::Debug for Locks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Locks")
+    }
+}
+
+impl Node {
+    /// Opens the files of a node and starts it. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn start(config: &Config, metrics: &'static Metrics) -> Result<Self, StoreError> {
+        let observer = Arc::new(FileWatch(metrics));
+        let disk: Arc<dyn Disk> = Arc::new(LinuxDisk::new(Some(observer)));
+        let locks = lock(&*disk, config)?;
+        let options = open_options(config);
+        let members = options.members.clone();
+        let (parts, recovered) = open(disk.clone(), options)?;
+        if let Some(cut) = &recovered.cut {
+            tracing::warn!(%cut, "a torn tail of the log was cut off; nothing of it was acknowledged");
+        }
+        let us = parts.us;
+        tracing::info!(
+            node = %us.node,
+            cluster = format!("{:032x}", us.cluster),
+            last = %recovered.last,
+            applied = %parts.db.state().applied,
+            "log and database are open"
+        );
+        let (outbox, inbox) = mpsc::channel(INBOX);
+        let runtime = tokio::runtime::Handle::current();
+        let others = run::others(&members, us.node).map(|(id, _)| id);
+        let measure = Measure::new(metrics, others, us.cluster, config.raft.tick);
+        let losses = Arc::new(Losses { peers: measure.peers(), inbox: outbox.clone() });
+        let peers = Peers::new(us, losses, runtime.clone()).map_err(|error| {
+            StoreError::io("make the HTTP client of", "peers")(std::io::Error::other(error))
+        })?;
+        for (id, url) in run::others(&members, us.node) {
+            peers.add(id, url);
+        }
+        let core = Core::new(parts, core_options(config));
+        let (status_sender, status) = watch::channel(Arc::default());
+        let (stopping, stopped) = watch::channel(false);
+        let (fatal_sender, fatal) = mpsc::unbounded_channel();
+        let handle = Handle {
+            shared: Arc::new(Shared {
+                us,
+                inbox: outbox.clone(),
+                status,
+                published: core.published(),
+                peers: peers.clone(),
+                draining: AtomicBool::new(false),
+                quota: config.storage.quota,
+                disk,
+                incoming: Arc::new(tokio::sync::Mutex::new(incoming_path(&config.storage.db))),
+                map_max: config.storage.map_max,
+                stopping: stopped,
+            }),
+        };
+        spawn_ticker(&runtime, outbox.clone(), config.raft.tick);
+        let shell = run::Shell {
+            inbox,
+            outbox,
+            status: status_sender,
+            peers,
+            runtime,
+            measure,
+            fatal: fatal_sender,
+        };
+        let thread = run::start(core, shell)?;
+        Ok(Self { handle, thread, stopping, fatal, _locks: locks })
+    }
+
+    /// What the edge needs.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Waits until the node cannot go on. Then the process must end at once.
+    pub async fn failed(&mut self) -> Fatal {
+        match self.fatal.recv().await {
+            Some(fatal) => fatal,
+            // The senders live in the threads; without a message they ended in good order.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends the streams of peers, which would keep the listener open for ever.
+    pub fn end_streams(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Finishes what is running, makes it durable and ends the threads.
+    ///
+    /// # Errors
+    /// What stopped them, if it was not this.
+    pub async fn stop(mut self) -> Result<(), Fatal> {
+        self.end_streams();
+        let stop = self.handle.shared.inbox.send(Mail::Stop).await;
+        let thread = self.thread;
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        if let Ok(fatal) = self.fatal.try_recv() {
+            return Err(fatal);
+        }
+        match (stop, joined) {
+            (Ok(()), Ok(Ok(()))) => Ok(()),
+            _ => Err(Fatal::Panicked("node")),
+        }
+    }
+}
+
+fn lock(disk: &dyn Disk, config: &Config) -> Result<Locks, StoreError> {
+    let (db, log) = (&config.storage.db, &config.storage.log);
+    disk.make_dir(&parent(db))?;
+    disk.make_dir(log)?;
+    let mut db_lock = db.as_os_str().to_owned();
+    db_lock.push(".lock");
+    let locks = [disk.lock(db_lock.as_ref())?, disk.lock(&log.join("LOCK"))?];
+    Ok(Locks(locks))
+}
+
+fn spawn_ticker(
+    runtime: &tokio::runtime::Handle,
+    inbox: mpsc::Sender<Mail>,
+    tick: std::time::Duration,
+) {
+    runtime.spawn(async move {
+        let mut ticks = tokio::time::interval(tick);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // A full inbox means that the node is behind; it will be ticked when it is not.
+            if let Err(mpsc::error::TrySendError::Closed(_)) = inbox.try_send(Mail::Tick) {
+                return;
+            }
+        }
+    });
+}
+
+fn open_options(config: &Config) -> OpenOptions {
+    let members = node_ids(&config.members());
+    let node = NodeId(config.node.id);
+    let mut raft = raft::Config::new(node, chance());
+    raft.election_ticks = config.raft.election_ticks();
+    raft.heartbeat_ticks = config.raft.heartbeat_ticks();
+    raft.max_inflight = usize::try_from(config.raft.max_inflight).unwrap_or(usize::MAX);
+    raft.max_uncommitted_bytes = config.raft.max_uncommitted;
+    OpenOptions {
+        fresh: Identity {
+            cluster: cluster_id(&config.cluster.name, &members),
+            node,
+            incarnation: chance(),
+        },
+        members,
+        log: LogOptions { dir: config.storage.log.clone(), segment_bytes: config.storage.segment },
+        db: DbOptions {
+            path: config.storage.db.clone(),
+            map_max: config.storage.map_max,
+            ..DbOptions::default()
+        },
+        raft,
+    }
+}
+
+fn core_options(config: &Config) -> CoreOptions {
+    let tick = config.raft.tick.as_millis().max(1);
+    let interval = config.storage.checkpoint_interval.as_millis() / tick;
+    CoreOptions {
+        batch_bytes: usize::try_from(config.raft.max_batch).unwrap_or(usize::MAX),
+        checkpoint_log_bytes: config.storage.checkpoint_log,
+        checkpoint_dirty_bytes: DIRTY_MAX,
+        checkpoint_ticks: u64::try_from(interval).unwrap_or(u64::MAX),
+        active_ticks: 4 * config.raft.election_ticks(),
+        log_retain_bytes: config.storage.log_retain,
+    }
+}
+
+/// The id of a cluster that is founded now: the same on all of its first members, since
+/// they are configured alike; a node alone draws one.
+fn cluster_id(name: &str, members: &std::collections::BTreeMap<NodeId, String>) -> u128 {
+    if members.len() == 1 {
+        return u128::from(chance()) << 64 | u128::from(chance());
+    }
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    hash.update(name.as_bytes());
+    for (id, url) in members {
+        hash.update(&id.0.to_le_bytes());
+        hash.update(&(url.len() as u64).to_le_bytes());
+        hash.update(url.as_bytes());
+    }
+    hash.digest128()
+}
+
+/// Sixty-four bits that nobody can foretell: the standard library's hash keys.
+fn chance() -> u64 {
+    use std::hash::BuildHasher;
+    std::hash::RandomState::new().hash_one(0)
+}

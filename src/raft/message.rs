@@ -291,3 +291,44 @@ pub struct Effects {
     /// `meta.last`; `Some(None)`: refuse it, it is stale.
     pub install: Option<Option<SnapshotMeta>>,
 }
+
+impl Effects {
+    /// Forgets everything but keeps the memory.
+    pub fn clear(&mut self) {
+        let Self {
+            hard_state,
+            appends,
+            io,
+            proposed,
+            replicate,
+            messages,
+            snapshots,
+            commit,
+            reads,
+            install,
+        } = self;
+        (*hard_state, *io, *proposed, *commit, *install) = (None, None, None, None, None);
+        appends.clear();
+        replicate.clear();
+        messages.clear();
+        snapshots.clear();
+        reads.clear();
+    }
+}
+
+impl EntryRun {
+    /// Could a leader of `term` have sent this after `prev`? Its fields come from
+    /// the network; what is malformed is dropped.
+    #[must_use]
+    pub fn is_well_formed(&self, prev: LogId, term: Term) -> bool {
+        let Some(first) = self.terms.first() else {
+            return self.last == prev.index && self.configs.is_empty();
+        };
+        first.index == prev.index.next()
+            && first.term >= prev.term
+            && self.terms.is_sorted_by(|a, b| a.index < b.index && a.term < b.term)
+            && self.terms.last().is_some_and(|run| run.index <= self.last && run.term <= term)
+            && self.configs.is_sorted_by(|a, b| a.0 < b.0)
+            && self.configs.iter().all(|(at, _)| *at > prev.index && *at <= self.last)
+    }
+}

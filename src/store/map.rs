@@ -5,7 +5,7 @@
 //!
 //! * [`AppendMap`], for log segments: bytes below the `written` mark are readable and never
 //!   written again, bytes above it are written and never readable.
-//! * `PageMap`, for the database: a page is readable or writable, and becomes writable
+//! * [`PageMap`], for the database: a page is readable or writable, and becomes writable
 //!   again only after every reader that could have seen it is gone.
 //!
 //! Both take the [`Region`] by value, so that no other handle of the file exists in this
@@ -13,14 +13,16 @@
 
 #![expect(unsafe_code, reason = "the one place where mapped memory becomes a slice")]
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
-use super::disk::Region;
+use super::disk::{Region, grow_with_zeros};
 use super::error::StoreError;
 
 /// A reserved range of addresses over a file, or over nothing for the simulated disk. Its
@@ -49,7 +51,7 @@ impl Memory {
     }
 
     /// Writes into anonymous memory: what `pwrite` is for a file, with the same duty, to
-    /// leave alone the bytes that [`AppendMap`] and `PageMap` have lent out. They own
+    /// leave alone the bytes that [`AppendMap`] and [`PageMap`] have lent out. They own
     /// the region, and with it the right to write.
     ///
     /// # Panics
@@ -69,7 +71,7 @@ impl Memory {
         //   lends no slice; see their SAFETY arguments.
         // - `bytes` cannot overlap: it is a live shared borrow, so by the line above not
         //   of a range that is being written.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
     }
 
     /// One `msync(MS_SYNC)` of the pages that hold this range.
@@ -208,5 +210,424 @@ impl Appender {
     #[must_use]
     pub fn map(&self) -> &Arc<AppendMap> {
         &self.map
+    }
+}
+
+/// Bytes of a page: the unit of the database's reads, writes and allocation.
+pub const PAGE: usize = 4096;
+/// Slots in one lazily made piece of the table.
+const PIECE: usize = 4096;
+
+/// What a slot says when it does not point to a [`Heap`]. A real pointer is aligned for a
+/// `Heap`, so it is never one of these small odd numbers or null.
+const FREE: *mut Heap = ptr::null_mut();
+/// In the file; its bytes were not compared with their checksum yet.
+const FILE: *mut Heap = ptr::without_provenance_mut(1);
+/// In the file, and known to be intact.
+const VERIFIED: *mut Heap = ptr::without_provenance_mut(3);
+/// Unreadable; somebody may still hold a slice of the file page.
+const LIMBO_FILE: *mut Heap = ptr::without_provenance_mut(5);
+/// Unreadable; somebody may still hold a slice of the heap page that was here.
+const LIMBO_HEAP: *mut Heap = ptr::without_provenance_mut(7);
+const _: () = assert!(align_of::<Heap>() > 7, "marks are not addresses");
+
+/// A page, or a run of them, that is not in the file yet. Never changed.
+#[derive(Debug)]
+struct Heap {
+    bytes: Box<[u8]>,
+}
+
+/// Pages of a database file, some of them still on the heap, read without locks.
+///
+/// A table says of each page where it is. Reading needs a [`Pin`]; the pages it lends stay
+/// as they are until the pin is dropped. Whoever takes a page away from readers
+/// ([`PageMap::hide`], [`FileWriter::settle`]) changes the slot first and then notes the
+/// newest pin: pins older than that may hold slices of the page, later ones cannot find it
+/// any more. Only when the older ones are gone does [`PageMap::reclaim`] free the heap
+/// memory and allow the file page to be written.
+#[derive(Debug)]
+pub struct PageMap {
+    region: Box<dyn Region>,
+    memory: Arc<Memory>,
+    pieces: Box<[OnceLock<Box<[AtomicPtr<Heap>]>>]>,
+    pins: Mutex<Pins>,
+    limbo: Mutex<VecDeque<Limbo>>,
+}
+
+#[derive(Debug, Default)]
+struct Pins {
+    newest: u64,
+    alive: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+struct Limbo {
+    /// Pins up to this one may still hold slices.
+    newest: u64,
+    page: u64,
+    pages: u64,
+    /// Null when the page was in the file.
+    heap: AtomicPtr<Heap>,
+    /// Does the page become free, or is it in the file now?
+    frees: bool,
+}
+
+/// Keeps what it can see alive and unchanged. Taken once per snapshot, not per read.
+#[derive(Debug)]
+pub struct Pin {
+    map: Arc<PageMap>,
+    id: u64,
+}
+
+/// The only one who writes the file of a [`PageMap`]; it cannot be cloned.
+#[derive(Debug)]
+pub struct FileWriter {
+    map: Arc<PageMap>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The data is whole between statements, whatever panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl PageMap {
+    /// The map of `region`, with those pages readable that `in_file` names.
+    ///
+    /// # Panics
+    /// When one of them lies beyond the end of the file.
+    #[must_use]
+    pub fn open(region: Box<dyn Region>, in_file: impl Iterator<Item = u64>) -> FileWriter {
+        let memory = Arc::clone(region.memory());
+        let pieces = (memory.reserved() / PAGE).div_ceil(PIECE);
+        let map = Self {
+            region,
+            memory,
+            pieces: (0..pieces).map(|_| OnceLock::new()).collect(),
+            pins: Mutex::default(),
+            limbo: Mutex::default(),
+        };
+        for page in in_file {
+            assert!(map.backed(page, 1), "a page beyond the end of the file");
+            map.slot_for_writing(page).store(FILE, Ordering::Release);
+        }
+        FileWriter { map: Arc::new(map) }
+    }
+
+    /// Pages that fit the reserved address space.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        (self.memory.reserved() / PAGE) as u64
+    }
+
+    /// Are these pages inside the file and the map?
+    fn backed(&self, page: u64, pages: u64) -> bool {
+        let end = page.checked_add(pages).and_then(|end| end.checked_mul(PAGE as u64));
+        end.is_some_and(|end| end <= self.region.len() && end <= self.memory.reserved() as u64)
+    }
+
+    fn slot(&self, page: u64) -> Option<&AtomicPtr<Heap>> {
+        let page = usize::try_from(page).ok()?;
+        self.pieces.get(page / PIECE)?.get()?.get(page % PIECE)
+    }
+
+    fn slot_for_writing(&self, page: u64) -> &AtomicPtr<Heap> {
+        let page = usize::try_from(page).expect("page fits memory");
+        assert!(page / PIECE < self.pieces.len(), "a page beyond the reserve");
+        let piece = self.pieces[page / PIECE]
+            .get_or_init(|| (0..PIECE).map(|_| AtomicPtr::new(FREE)).collect());
+        &piece[page % PIECE]
+    }
+
+    /// Keeps everything that is readable from now on, until the pin is dropped.
+    #[must_use]
+    pub fn pin(self: &Arc<Self>) -> Pin {
+        let mut pins = lock(&self.pins);
+        pins.newest += 1;
+        let id = pins.newest;
+        pins.alive.insert(id);
+        Pin { map: Arc::clone(self), id }
+    }
+
+    /// The oldest pin alive, or the next one when there is none.
+    #[must_use]
+    pub fn oldest_pin(&self) -> u64 {
+        let pins = lock(&self.pins);
+        pins.alive.first().copied().unwrap_or(pins.newest + 1)
+    }
+
+    fn newest_pin(&self) -> u64 {
+        lock(&self.pins).newest
+    }
+
+    /// Makes `bytes`, one page or a run of them, readable at a free page.
+    ///
+    /// # Panics
+    /// When the page is not free.
+    pub fn put(&self, page: u64, bytes: Box<[u8]>) {
+        assert!(!bytes.is_empty() && bytes.len().is_multiple_of(PAGE), "whole pages");
+        let heap = Box::into_raw(Box::new(Heap { bytes }));
+        let was = self.slot_for_writing(page).compare_exchange(
+            FREE,
+            heap,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        assert!(was.is_ok(), "page {page} is not free");
+    }
+
+    /// Makes a page or a run unreadable. It is free when [`PageMap::reclaim`] says so.
+    ///
+    /// # Panics
+    /// When it is not readable.
+    pub fn hide(&self, page: u64, pages: u64) {
+        let slot = self.slot_for_writing(page);
+        // Readers turn FILE into VERIFIED at any time, hence a swap and no look before it.
+        let was = slot.swap(LIMBO_FILE, Ordering::AcqRel);
+        let in_file = was == FILE || was == VERIFIED;
+        assert!(in_file || !is_mark(was), "page {page} is not readable");
+        if in_file {
+            for tail in page + 1..page + pages {
+                let was = self.slot_for_writing(tail).swap(LIMBO_FILE, Ordering::AcqRel);
+                assert!(was == FILE || was == VERIFIED, "page {tail} is not readable");
+            }
+        } else {
+            slot.store(LIMBO_HEAP, Ordering::Release);
+        }
+        let heap = AtomicPtr::new(if in_file { FREE } else { was });
+        let mut limbo = lock(&self.limbo);
+        let newest = self.newest_pin();
+        limbo.push_back(Limbo { newest, page, pages, heap, frees: true });
+    }
+
+    /// Frees what no pin can see any more, and tells which pages that makes writable.
+    pub fn reclaim(&self, mut freed: impl FnMut(u64, u64)) {
+        let oldest = self.oldest_pin();
+        let mut limbo = lock(&self.limbo);
+        while limbo.front().is_some_and(|entry| entry.newest < oldest) {
+            let entry = limbo.pop_front().expect("looked at it");
+            if entry.frees {
+                let in_file = entry.heap.load(Ordering::Relaxed).is_null();
+                let slots = if in_file { entry.pages } else { 1 };
+                for page in entry.page..entry.page + slots {
+                    self.slot_for_writing(page).store(FREE, Ordering::Release);
+                }
+                freed(entry.page, entry.pages);
+            }
+            release(entry.heap.into_inner());
+        }
+    }
+
+    /// Copies bytes out of the file: for what is not lent as slices.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError> {
+        self.region.read_at(offset, into)
+    }
+
+    /// File name, for messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.region.name()
+    }
+
+    /// Length of the file in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.region.len()
+    }
+
+    /// Is the file empty?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.region.is_empty()
+    }
+}
+
+fn is_mark(heap: *mut Heap) -> bool {
+    heap.addr() < align_of::<Heap>()
+}
+
+/// Frees a heap page that left the table and the reach of all pins; marks are ignored.
+fn release(heap: *mut Heap) {
+    if !is_mark(heap) {
+        // SAFETY:
+        // - From `Box::into_raw` in `PageMap::put`, the only place that makes such pointers.
+        // - Freed once: it is called from `PageMap::reclaim` with a pointer that was swapped
+        //   out of its slot by `hide` or `settle` and popped from `limbo`, and from
+        //   `PageMap::drop` with what is in a slot or in `limbo`; a swap moves it, so it is
+        //   in one of these places only.
+        // - Not borrowed: in `reclaim` every pin up to `newest` is gone. A pin that loaded
+        //   the pointer did so before the swap, and existed when `newest` was read after
+        //   it: a pin made later got its number under the same mutex after that, so the
+        //   swap happened before all its loads. In `drop` no pin exists, as pins hold an
+        //   `Arc` of the map.
+        drop(unsafe { Box::from_raw(heap) });
+    }
+}
+
+impl Drop for PageMap {
+    fn drop(&mut self) {
+        for slot in self.pieces.iter_mut().filter_map(OnceLock::get_mut).flatten() {
+            release(*slot.get_mut());
+        }
+        for entry in self.limbo.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            release(*entry.heap.get_mut());
+        }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        lock(&self.map.pins).alive.remove(&self.id);
+    }
+}
+
+impl Pin {
+    /// Its number; later pins have greater ones.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The map it pins.
+    #[must_use]
+    pub fn map(&self) -> &Arc<PageMap> {
+        &self.map
+    }
+
+    /// Borrows `len` bytes from the start of a page or run, and says whether they are known
+    /// to be intact. `None`: not readable.
+    #[must_use]
+    pub fn bytes(&self, page: u64, len: usize) -> Option<(&[u8], bool)> {
+        let map = &*self.map;
+        let heap = map.slot(page)?.load(Ordering::Acquire);
+        if !is_mark(heap) {
+            // SAFETY:
+            // - Points to a live `Heap`: `put` stored it with Release, and it is freed by
+            //   `release` only after this pin is dropped (see there); the borrow of `self`
+            //   keeps the pin.
+            // - Never written: a `Heap` is not changed after `put` made it.
+            let heap: &Heap = unsafe { &*heap };
+            return Some((heap.bytes.get(..len)?, true));
+        }
+        if heap != FILE && heap != VERIFIED {
+            return None;
+        }
+        for tail in 1..len.div_ceil(PAGE) as u64 {
+            let tail = map.slot(page + tail)?.load(Ordering::Acquire);
+            if tail != FILE && tail != VERIFIED {
+                return None;
+            }
+        }
+        let at = usize::try_from(page).ok()? * PAGE;
+        let start = map.memory.raw.as_ptr().wrapping_add(at);
+        // SAFETY:
+        // - In bounds and backed: slots become FILE in `PageMap::open` and
+        //   `FileWriter::settle` only, which check the file's length and the reserve; nobody
+        //   shortens the file (`set_len` is not called on a region inside a `PageMap`, other
+        //   processes are kept out by the lock on the directory). `self` holds the map.
+        // - Not written meanwhile: only `FileWriter::write` writes, and only pages that are
+        //   neither in the file nor in LIMBO_FILE. These pages were FILE when they were
+        //   looked at, and leave that state by `hide` only, to LIMBO_FILE, which they leave
+        //   in `reclaim` only, when all pins that existed at `hide` are gone. This pin is
+        //   one of them: a later one would have seen LIMBO_FILE (see `release`).
+        // - `u8` has alignment 1 and no invalid bit pattern.
+        let bytes = unsafe { std::slice::from_raw_parts(start, len) };
+        Some((bytes, heap == VERIFIED))
+    }
+
+    /// Is the page, if readable, one of the file and not of the heap?
+    #[must_use]
+    pub fn is_in_file(&self, page: u64) -> bool {
+        let slot = self.map.slot(page).map(|slot| slot.load(Ordering::Acquire));
+        slot.is_some_and(|slot| slot == FILE || slot == VERIFIED)
+    }
+
+    /// Remembers that a page in the file is intact.
+    pub fn set_verified(&self, page: u64) {
+        if let Some(slot) = self.map.slot(page) {
+            // Failing is right when the page went away or another reader was faster.
+            let _ = slot.compare_exchange(FILE, VERIFIED, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
+impl FileWriter {
+    /// The map, for readers.
+    #[must_use]
+    pub fn map(&self) -> &Arc<PageMap> {
+        &self.map
+    }
+
+    /// Writes whole pages that nobody can be reading. No growth: see [`FileWriter::grow`].
+    ///
+    /// # Errors
+    /// `Io`; then the process must end.
+    ///
+    /// # Panics
+    /// When a page is readable in the file, or may still be read there.
+    pub fn write(&mut self, page: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let pages = bytes.len().div_ceil(PAGE) as u64;
+        assert!(self.map.backed(page, pages), "the caller grows the file first");
+        for page in page..page + pages {
+            let slot = self.map.slot_for_writing(page).load(Ordering::Acquire);
+            // Only this type puts a page into the file, so what holds now holds until the
+            // write is done: `&mut self`.
+            assert!(
+                slot != FILE && slot != VERIFIED && slot != LIMBO_FILE,
+                "page {page} may be borrowed"
+            );
+        }
+        self.map.region.write_at(page * PAGE as u64, bytes)
+    }
+
+    /// Turns heap pages whose bytes were written into file pages. `false`: not on the heap.
+    ///
+    /// # Panics
+    /// When the run is not whole, or the file too short.
+    pub fn settle(&mut self, page: u64, pages: u64) -> bool {
+        let map = &self.map;
+        assert!(map.backed(page, pages), "written before");
+        let slot = map.slot_for_writing(page);
+        let heap = slot.load(Ordering::Acquire);
+        if is_mark(heap) {
+            return false;
+        }
+        for tail in page + 1..page + pages {
+            let was = map.slot_for_writing(tail).compare_exchange(
+                FREE,
+                VERIFIED,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            assert!(was.is_ok(), "page {tail} is part of a run");
+        }
+        let was = slot.compare_exchange(heap, VERIFIED, Ordering::AcqRel, Ordering::Acquire);
+        assert!(was.is_ok(), "nobody hides a page while it settles");
+        let mut limbo = lock(&map.limbo);
+        let newest = map.newest_pin();
+        let heap = AtomicPtr::new(heap);
+        limbo.push_back(Limbo { newest, page, pages, heap, frees: false });
+        true
+    }
+
+    /// Makes the file at least `len` bytes long, durably.
+    ///
+    /// # Errors
+    /// `Io`; then the process must end.
+    pub fn grow(&mut self, len: u64) -> Result<(), StoreError> {
+        if self.map.region.len() < len {
+            grow_with_zeros(&*self.map.region, len)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the written bytes of a range durable: one `msync`.
+    ///
+    /// # Errors
+    /// `Io`; then the process must end.
+    pub fn sync(&mut self, offset: u64, len: u64) -> Result<(), StoreError> {
+        self.map.region.sync(offset, len)
     }
 }

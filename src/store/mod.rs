@@ -1,10 +1,32 @@
 //! FILES: the only code that opens, maps, writes and syncs data.
 
+mod check;
+mod checkpoint;
+pub mod db;
 pub mod disk;
 pub mod error;
+pub mod frame;
+mod hard_state;
+mod log;
 pub mod map;
+mod meta;
+mod page;
+mod reader;
+mod recovery;
+pub mod scan;
+mod segment;
+pub mod simdisk;
+pub mod snapshot;
+mod space;
+mod tree;
 
+pub use check::Checked;
+pub use db::{Db, DbOptions, DbState, Published, Snapshot, Tree, Txn};
+pub use disk::Disk;
 pub use error::StoreError;
+pub use hard_state::PendingInstall;
+pub use log::{Log, LogOptions, Recovered, SyncJob, Synced};
+pub use reader::{Entry, LogReader};
 
 use crate::raft::types::NodeId;
 

@@ -1,0 +1,183 @@
+//! Running a node: bind, start, serve, and an orderly end.
+//!
+//! The port is bound first, so that a second daemon on the same port fails before it
+//! touches any data. READY is told when the log is recovered and requests are answered.
+//!
+//! The end, on SIGTERM or SIGINT: `/readyz` fails, leadership moves on, no connection is
+//! accepted any more, requests in flight finish - all of it within `http.drain_timeout` -
+//! and files are synced. A second signal ends the process at once; that is safe, like any
+//! crash. SIGHUP reads the settings again and takes over `log.level`.
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
+
+use super::exit::Fatal;
+use super::notify::notify;
+use crate::config::{Config, Format, Level, Sources, load};
+use crate::metrics;
+use crate::node::Node;
+
+type LevelSwitch = reload::Handle<LevelFilter, Registry>;
+
+/// Runs a node until it is told to stop.
+pub(super) fn serve(config: Config, sources: &Sources) -> Result<(), Fatal> {
+    let switch = init_tracing(&config);
+    let workers = match config.http.workers {
+        0 => std::thread::available_parallelism().map_or(2, usize::from),
+        workers => workers,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+        .map_err(|error| Fatal::failure(format!("threads cannot be started: {error}")))?;
+    let outcome = runtime.block_on(run(config, sources, &switch));
+    // Whatever still runs has had its time.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    outcome
+}
+
+async fn run(mut config: Config, sources: &Sources, switch: &LevelSwitch) -> Result<(), Fatal> {
+    let mut signals = Signals::new()?;
+    let listener = bind(&mut config).await?;
+    let numbers = metrics::install();
+    tokio::spawn(keep_up());
+    let mut node = Node::start(&config, numbers)?;
+    let handle = node.handle();
+    let (stop, stopping) = watch::channel(false);
+    let edge = tokio::spawn(crate::http::serve(listener, handle.clone(), config.clone(), stopping));
+    tracing::info!(
+        node = config.node.id,
+        listen = %config.node.listen,
+        advertise = config.node.advertise,
+        members = config.members().len(),
+        version = metrics::VERSION,
+        "serving"
+    );
+    notify("READY=1");
+    let asked = tokio::select! {
+        () = signals.stop(sources, switch) => Ok(()),
+        fatal = node.failed() => Err(Fatal::from(fatal)),
+    };
+    if let Err(fatal) = asked {
+        tracing::error!(exit = ?fatal.exit, "stopping: {}", fatal.message);
+        return Err(fatal);
+    }
+    tracing::info!(timeout = ?config.http.drain_timeout, "draining");
+    notify("STOPPING=1");
+    let orderly = async {
+        let drained = tokio::time::timeout(config.http.drain_timeout, async {
+            handle.drain().await;
+            // Nobody listens any more when the edge has ended by itself.
+            let _ = stop.send(true);
+            node.end_streams();
+            let _ = edge.await;
+        });
+        if drained.await.is_err() {
+            tracing::warn!("requests were still in flight at the deadline");
+        }
+        node.stop().await
+    };
+    tokio::select! {
+        stopped = orderly => stopped?,
+        () = signals.stop(sources, switch) => {
+            return Err(Fatal::failure("stopped at once by a second signal"));
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(config: &mut Config) -> Result<TcpListener, Fatal> {
+    let address = config.node.listen;
+    let problem = |error: std::io::Error| {
+        Fatal::failure(format!(
+            "cannot listen on {address}: {error}; stop the process that uses the port, or \
+             choose another with --port or node.listen"
+        ))
+    };
+    let listener = TcpListener::bind(address).await.map_err(problem)?;
+    config.bound_to(listener.local_addr().map_err(problem)?);
+    Ok(listener)
+}
+
+async fn keep_up() {
+    let mut ticks = tokio::time::interval(metrics::UPKEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        metrics::upkeep();
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Fatal> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Fatal::failure(format!("no signals: {error}")));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the signal to stop.
+    async fn stop(&mut self, sources: &Sources, switch: &LevelSwitch) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => reload_level(sources, switch),
+            }
+        }
+    }
+}
+
+fn reload_level(sources: &Sources, switch: &LevelSwitch) {
+    match load(sources) {
+        Ok(loaded) => {
+            let level = loaded.config.log.level;
+            let _ = switch.modify(|filter| *filter = filter_of(level));
+            tracing::info!(
+                level = level.as_str(),
+                "settings read again; only the log level changes"
+            );
+        }
+        Err(error) => tracing::error!("settings read again and left alone: {error}"),
+    }
+}
+
+fn init_tracing(config: &Config) -> LevelSwitch {
+    let (filter, switch) = reload::Layer::new(filter_of(config.log.level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = match config.log.format {
+        Format::Text => lines.with_ansi(colours).boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
+    // Fails only when the process has a subscriber already, which then stays.
+    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    switch
+}
+
+fn filter_of(level: Level) -> LevelFilter {
+    match level {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    }
+}

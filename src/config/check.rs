@@ -1,0 +1,294 @@
+//! Rules that span keys, and values that are derived from others. Each rule says why.
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use super::load::{Loaded, describe};
+use super::units::{show_duration, show_size};
+use super::{Config, ConfigError};
+
+/// What an entry adds to its value at most: key, content type, conditions, frame.
+const ENTRY_ROOM: u64 = 64 << 10;
+/// Largest value: a log entry holds 16 MiB.
+const VALUE_MAX: u64 = (16 << 20) - ENTRY_ROOM;
+/// Unit in which files grow.
+const PAGE: u64 = 4096;
+
+/// Fills in what is derived: the URL of this node, and URLs without a closing slash.
+pub(super) fn complete(config: &mut Config) {
+    for peer in &mut config.cluster.peers {
+        peer.url.truncate(peer.url.trim_end_matches('/').len());
+    }
+    let node = &mut config.node;
+    node.advertise.truncate(node.advertise.trim_end_matches('/').len());
+    if node.advertise.is_empty() {
+        let listed = config.cluster.peers.iter().find(|peer| peer.id == node.id);
+        node.advertise =
+            listed.map_or_else(|| format!("http://{}", node.listen), |peer| peer.url.clone());
+    }
+}
+
+/// Past this point nobody checks again.
+pub(super) fn check(loaded: &Loaded) -> Result<(), ConfigError> {
+    check_members(loaded)?;
+    check_address(loaded)?;
+    check_limits(loaded)?;
+    check_storage(loaded)?;
+    check_raft(loaded)
+}
+
+/// Blames the first of `keys` that somebody set, else the first.
+fn rule(
+    loaded: &Loaded,
+    holds: bool,
+    keys: &[&str],
+    problem: impl FnOnce() -> String,
+) -> Result<(), ConfigError> {
+    if holds {
+        return Ok(());
+    }
+    let set = keys.iter().find(|key| loaded.origin(key) != "default");
+    let key = set.or(keys.first()).expect("a rule is about a key");
+    Err(ConfigError(format!("{}: {key}: {}", describe(loaded.origin(key)), problem())))
+}
+
+fn check_address(loaded: &Loaded) -> Result<(), ConfigError> {
+    let node = &loaded.config.node;
+    let keys = ["node.advertise", "node.listen"];
+    rule(loaded, !is_unspecified(&node.advertise), &keys, || {
+        format!(
+            "other nodes cannot reach {}; set node.advertise to an address of this machine, \
+             for example http://10.0.0.1:{}",
+            node.advertise,
+            node.listen.port()
+        )
+    })?;
+    let problem = url_problem(&node.advertise);
+    rule(loaded, problem.is_none(), &["node.advertise"], || problem.unwrap_or_default())
+}
+
+fn check_members(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { node, cluster, .. } = &loaded.config;
+    rule(loaded, node.id > 0, &["node.id"], || {
+        "0 means \"nobody\" in the protocol; choose an id from 1 on".into()
+    })?;
+    let keys = ["cluster.peers"];
+    let mut ids = BTreeSet::new();
+    let mut urls = BTreeSet::new();
+    for peer in &cluster.peers {
+        rule(loaded, peer.id > 0, &keys, || {
+            "a peer has id 0, which means \"nobody\" in the protocol; number peers from 1 on".into()
+        })?;
+        rule(loaded, ids.insert(peer.id), &keys, || {
+            format!("two peers have the id {}; give each its own", peer.id)
+        })?;
+        let problem = url_problem(&peer.url);
+        rule(loaded, problem.is_none(), &keys, || problem.unwrap_or_default())?;
+        rule(loaded, !is_unspecified(&peer.url), &keys, || {
+            format!("peer {} cannot be reached at {}; name its real address", peer.id, peer.url)
+        })?;
+        rule(loaded, urls.insert(&peer.url), &keys, || {
+            format!("two peers have the URL {}; correct one", peer.url)
+        })?;
+    }
+    if cluster.peers.is_empty() {
+        return Ok(());
+    }
+    rule(loaded, ids.contains(&node.id), &["cluster.peers", "node.id"], || {
+        format!(
+            "the list has no node {}, which this is; add it with its URL, or correct node.id",
+            node.id
+        )
+    })?;
+    let listed = loaded.config.members().remove(&node.id).unwrap_or_default();
+    rule(loaded, listed == node.advertise, &["node.advertise"], || {
+        format!("is {} and cluster.peers says {listed}; make them equal", node.advertise)
+    })
+}
+
+/// Why it is not a URL that nodes can use.
+fn url_problem(url: &str) -> Option<String> {
+    let Some(authority) = url.strip_prefix("http://") else {
+        let why = if url.starts_with("https://") { " (TLS is not built yet)" } else { "" };
+        return Some(format!("{url:?} does not start with http://{why}; write http://host:port"));
+    };
+    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, ""));
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let ok = |c: char| {
+        c.is_ascii_alphanumeric() || ".-_".contains(c) || (bracketed && "[]:".contains(c))
+    };
+    let sound = !host.is_empty() && host.chars().all(ok) && port.parse::<u16>().is_ok();
+    (!sound).then(|| format!("{url:?} is not http://host:port; write it so, without a path"))
+}
+
+fn is_unspecified(url: &str) -> bool {
+    ["http://0.0.0.0:", "http://[::]:"].iter().any(|prefix| url.starts_with(prefix))
+}
+
+fn check_storage(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { storage, limits, .. } = &loaded.config;
+    let (db, log) = (plain(&storage.db), plain(&storage.log));
+    let paths = ["storage.db", "storage.log"];
+    rule(loaded, db.file_name().is_some(), &["storage.db"], || {
+        format!("{} names no file; write for example data/db.mmapd", storage.db.display())
+    })?;
+    rule(loaded, log.file_name().is_some(), &["storage.log"], || {
+        format!("{} names no directory; write for example data/log", storage.log.display())
+    })?;
+    rule(loaded, db != log, &paths, || {
+        format!("database and log are both {}; give each a path of its own", db.display())
+    })?;
+    rule(loaded, !db.starts_with(&log), &paths, || {
+        format!(
+            "the database {} lies inside the log directory {}, which the log alone may use; \
+             move one of them",
+            db.display(),
+            log.display()
+        )
+    })?;
+    rule(loaded, !log.starts_with(&db), &paths, || {
+        format!(
+            "the log directory {} lies below {}, which is a file; move one of them",
+            log.display(),
+            db.display()
+        )
+    })?;
+    let room = limits.value + ENTRY_ROOM;
+    rule(loaded, storage.segment >= room, &["storage.segment", "limits.value"], || {
+        format!(
+            "a log file of {} cannot hold a value of {}; set storage.segment to at least {}",
+            show_size(storage.segment),
+            show_size(limits.value),
+            show_size(room)
+        )
+    })?;
+    rule(loaded, storage.segment.is_multiple_of(PAGE), &["storage.segment"], || {
+        format!("{} is not a multiple of 4KiB; round it up", show_size(storage.segment))
+    })?;
+    rule(loaded, storage.segment <= 1 << 30, &["storage.segment"], || {
+        format!("{} is too large for one log file; use at most 1GiB", show_size(storage.segment))
+    })?;
+    rule(loaded, storage.quota >= 1 << 20, &["storage.quota"], || {
+        format!("{} is too small for a database; use at least 1MiB", show_size(storage.quota))
+    })?;
+    rule(loaded, storage.map_max >= storage.quota, &["storage.map_max", "storage.quota"], || {
+        format!(
+            "a map of {} cannot show a database of {}; set storage.map_max to at least storage.quota",
+            show_size(storage.map_max),
+            show_size(storage.quota)
+        )
+    })?;
+    not_zero(loaded, "storage.checkpoint_log", storage.checkpoint_log)?;
+    time(loaded, "storage.checkpoint_interval", storage.checkpoint_interval)
+}
+
+/// The path without `.` and `..`, from the root, without asking the file system.
+fn plain(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut plain = PathBuf::new();
+    for part in absolute.components() {
+        if part == Component::ParentDir {
+            plain.pop();
+        } else {
+            plain.push(part);
+        }
+    }
+    plain
+}
+
+fn check_raft(loaded: &Loaded) -> Result<(), ConfigError> {
+    let raft = &loaded.config.raft;
+    time(loaded, "raft.tick", raft.tick)?;
+    time(loaded, "raft.heartbeat", raft.heartbeat)?;
+    time(loaded, "raft.election_timeout", raft.election_timeout)?;
+    // One lost heartbeat must not start an election (Raft 5.6).
+    let keys = ["raft.heartbeat", "raft.election_timeout"];
+    rule(loaded, raft.heartbeat * 3 < raft.election_timeout, &keys, || {
+        format!(
+            "a heartbeat every {} is not below a third of the election timeout of {}, so one lost \
+             heartbeat could start an election; shorten raft.heartbeat or lengthen \
+             raft.election_timeout",
+            show_duration(raft.heartbeat),
+            show_duration(raft.election_timeout)
+        )
+    })?;
+    for (key, span) in
+        [("raft.heartbeat", raft.heartbeat), ("raft.election_timeout", raft.election_timeout)]
+    {
+        let whole = span.as_millis().is_multiple_of(raft.tick.as_millis());
+        rule(loaded, whole, &[key, "raft.tick"], || {
+            format!(
+                "{key} = {} is not a whole number of ticks of {}; round it",
+                show_duration(span),
+                show_duration(raft.tick)
+            )
+        })?;
+    }
+    not_zero(loaded, "raft.max_batch", raft.max_batch)?;
+    not_zero(loaded, "raft.max_inflight", raft.max_inflight.into())?;
+    let value = loaded.config.limits.value;
+    let keys = ["raft.max_uncommitted", "limits.value"];
+    rule(loaded, raft.max_uncommitted >= value + ENTRY_ROOM, &keys, || {
+        format!(
+            "a leader that holds back at {} could never accept a value of {}; \
+             raise raft.max_uncommitted or lower limits.value",
+            show_size(raft.max_uncommitted),
+            show_size(value)
+        )
+    })
+}
+
+fn check_limits(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { limits, http, .. } = &loaded.config;
+    rule(loaded, limits.value <= VALUE_MAX, &["limits.value"], || {
+        format!(
+            "{} and its key are more than the 16MiB of a log entry; use at most {}",
+            show_size(limits.value),
+            show_size(VALUE_MAX)
+        )
+    })?;
+    not_zero(loaded, "limits.value", limits.value)?;
+    not_zero(loaded, "limits.connections", limits.connections.into())?;
+    not_zero(loaded, "limits.in_flight", limits.in_flight.into())?;
+    not_zero(loaded, "limits.list_items", limits.list_items.into())?;
+    not_zero(loaded, "limits.headers", limits.headers.into())?;
+    rule(
+        loaded,
+        (8 << 10..=1 << 20).contains(&limits.header_bytes),
+        &["limits.header_bytes"],
+        || format!("{} is outside of 8KiB to 1MiB; choose between", show_size(limits.header_bytes)),
+    )?;
+    time(loaded, "limits.request_timeout", limits.request_timeout)?;
+    let keys = ["limits.max_timeout", "limits.request_timeout"];
+    rule(loaded, limits.max_timeout >= limits.request_timeout, &keys, || {
+        format!(
+            "the longest time a request may ask for ({}) is below the usual one ({}); raise \
+             limits.max_timeout or lower limits.request_timeout",
+            show_duration(limits.max_timeout),
+            show_duration(limits.request_timeout)
+        )
+    })?;
+    time(loaded, "limits.max_timeout", limits.max_timeout)?;
+    time(loaded, "http.header_timeout", http.header_timeout)?;
+    time(loaded, "http.body_timeout", http.body_timeout)?;
+    time(loaded, "http.idle_timeout", http.idle_timeout)?;
+    time(loaded, "http.drain_timeout", http.drain_timeout)?;
+    rule(loaded, http.workers <= 1024, &["http.workers"], || {
+        format!(
+            "{} threads help nobody; use at most 1024, or 0 for one per processor",
+            http.workers
+        )
+    })
+}
+
+fn not_zero(loaded: &Loaded, key: &str, number: u64) -> Result<(), ConfigError> {
+    rule(loaded, number > 0, &[key], || "0 would stop everything; use at least 1".into())
+}
+
+fn time(loaded: &Loaded, key: &str, span: Duration) -> Result<(), ConfigError> {
+    let sane = Duration::from_millis(1)..=Duration::from_hours(24);
+    rule(loaded, sane.contains(&span), &[key], || {
+        format!("{} is outside of 1ms to 24h; choose between", show_duration(span))
+    })
+}

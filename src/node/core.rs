@@ -1,0 +1,648 @@
+//! The node without threads, clocks and sockets: events in, work out.
+//!
+//! Owns the three parts - the protocol, the log, the database - and is the only place that
+//! turns decisions of one into effects on another. The shell around it (`run.rs`, or the
+//! simulator) delivers events with [`Core::handle`], then calls [`Core::turn`] once, and
+//! carries out the [`Work`] it gets.
+//!
+//! The order inside a turn is the durability contract:
+//!
+//! 1. Whatever the protocol decided while handling events is *staged*, nothing is written.
+//! 2. If no sync is running, all that is staged is written as one batch and becomes
+//!    readable; a sync job covers it. While a sync runs, the next batch gathers: group
+//!    commit needs no timer.
+//! 3. Entries are sent to followers once written, before they are durable here, so that
+//!    all disks work at once (thesis 10.2.1). The protocol counts our own copy only when
+//!    the sync job has returned.
+//! 4. What is committed and durable here is applied, and clients are answered.
+//!
+//! Left out: anything that waits. A job that takes time is handed to the shell.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::open::Parts;
+use super::work::{Answer, Arrived, Event, Lane, Outgoing, Shipment, Work};
+use crate::machine;
+use crate::raft::message::{
+    Append, AppendSource, Effects, Envelope, Input, IoToken, Message, ReadOutcome, Refusal,
+    Replicate, SnapshotMeta,
+};
+use crate::raft::types::{EntryKind, Index, LogId, NodeId};
+use crate::raft::{Progress, Raft};
+use crate::store::{Db, Disk, Log, LogReader, PendingInstall, Published, StoreError, frame};
+use crate::wire::{self, Address};
+
+/// Entries applied in one turn before the others get theirs: keeps heartbeats flowing
+/// while a restarted node replays its log.
+const APPLY_MAX: u64 = 2048;
+/// Entries applied as one change of the tree.
+const APPLY_BATCH: u64 = 512;
+
+/// Settings of the driver itself.
+#[derive(Clone, Debug)]
+pub struct CoreOptions {
+    /// Bytes of entries in one message.
+    pub batch_bytes: usize,
+    /// Log bytes after which a checkpoint is due.
+    pub checkpoint_log_bytes: u64,
+    /// Bytes of changed pages in memory after which a checkpoint is due.
+    pub checkpoint_dirty_bytes: u64,
+    /// Ticks after which changes are written out even if they are few.
+    pub checkpoint_ticks: u64,
+    /// Ticks of silence after which a follower no longer holds back compaction.
+    pub active_ticks: u32,
+    /// Bytes of log kept behind the checkpoints for followers that lag.
+    pub log_retain_bytes: u64,
+}
+
+/// Time as the shell sees it, once a turn.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Milliseconds since 1970; goes into entries.
+    pub wall_ms: u64,
+    /// Microseconds of a clock that never jumps; for measuring only.
+    pub mono_us: u64,
+}
+
+/// A proposal of ours that waits to be applied.
+#[derive(Debug)]
+struct Waiting<W> {
+    id: LogId,
+    waiter: W,
+    since_us: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Core<W> {
+    us: Address,
+    options: CoreOptions,
+    raft: Raft,
+    log: Log,
+    reader: LogReader,
+    db: Db,
+    disk: Arc<dyn Disk>,
+    effects: Effects,
+    now: Now,
+    ticks: u64,
+    /// Newest token given out by the protocol for what is staged.
+    io: IoToken,
+    syncing: bool,
+    checkpointing: bool,
+    /// Committed and durable here.
+    commit: Index,
+    applied: Index,
+    /// Replication orders for entries that are staged and not written yet.
+    orders: Vec<Replicate>,
+    /// Own proposals by index, ascending.
+    waiting: VecDeque<Waiting<W>>,
+    /// Reads by token until the protocol decides them.
+    reads: BTreeMap<u64, W>,
+    next_read: u64,
+    /// Reads that wait until an index is applied.
+    readable: Vec<(Index, W)>,
+    arrived: Option<Arrived<W>>,
+    log_bytes_since_checkpoint: u64,
+    checkpoint_at_tick: u64,
+    /// Time of the newest entry, staged or written.
+    time_ms: u64,
+}
+
+impl<W> Core<W> {
+    /// A node over files that [`super::open`] has opened and made consistent.
+    pub fn new(parts: Parts, options: CoreOptions) -> Self {
+        let Parts { us, raft, log, db, disk } = parts;
+        let (applied, time_ms) = (db.state().applied.index, db.state().time_ms);
+        Self {
+            us,
+            options,
+            reader: log.reader(),
+            raft,
+            log,
+            db,
+            disk,
+            effects: Effects::default(),
+            now: Now::default(),
+            ticks: 0,
+            io: IoToken::default(),
+            syncing: false,
+            checkpointing: false,
+            commit: applied,
+            applied,
+            orders: Vec::new(),
+            waiting: VecDeque::new(),
+            reads: BTreeMap::new(),
+            next_read: 0,
+            readable: Vec::new(),
+            arrived: None,
+            log_bytes_since_checkpoint: 0,
+            checkpoint_at_tick: 0,
+            time_ms,
+        }
+    }
+
+    /// The clock for the events that follow.
+    pub fn set_now(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// The protocol's state, to look at.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The log, to look at.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The database, to look at.
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Where readers find the newest state.
+    pub fn published(&self) -> Published {
+        self.db.published()
+    }
+
+    /// Last entry applied.
+    pub fn applied(&self) -> Index {
+        self.applied
+    }
+
+    /// Is all that is known to be committed applied?
+    pub fn is_caught_up(&self) -> bool {
+        self.applied >= self.raft.commit()
+    }
+
+    /// Lets one event happen. Nothing reaches disk or network before [`Core::turn`].
+    ///
+    /// # Errors
+    /// Those of the store, all fatal.
+    pub fn handle(&mut self, event: Event<W>, work: &mut Work<W>) -> Result<(), StoreError> {
+        match event {
+            Event::Tick => {
+                self.ticks += 1;
+                self.step(Input::Tick, &Bytes::new(), &[], work)
+            }
+            Event::Packet(packet) => self.receive(packet, work),
+            Event::Propose(batch) => self.propose(batch, work),
+            Event::Read(waiters) => {
+                for waiter in waiters {
+                    self.next_read += 1;
+                    self.reads.insert(self.next_read, waiter);
+                    let input = Input::Read { token: self.next_read };
+                    self.step(input, &Bytes::new(), &[], work)?;
+                }
+                Ok(())
+            }
+            Event::Synced(synced) => {
+                self.syncing = false;
+                let io = self.log.synced(synced);
+                self.step(Input::Durable { io }, &Bytes::new(), &[], work)
+            }
+            Event::Checkpointed(done) => {
+                self.checkpointing = false;
+                self.db.finish_checkpoint(done)?;
+                self.compact(work)
+            }
+            Event::Unreachable(peer) => {
+                self.step(Input::Unreachable { peer }, &Bytes::new(), &[], work)
+            }
+            Event::SnapshotArrived(arrived) => {
+                if let Some(older) = self.arrived.replace(arrived) {
+                    work.answers.push((older.waiter, Answer::Installed(None)));
+                }
+                Ok(())
+            }
+            Event::SnapshotSent(to, installed) => {
+                self.step(Input::SnapshotSent { to, installed }, &Bytes::new(), &[], work)
+            }
+            Event::StepDown => match self.most_caught_up() {
+                Some(to) => self.step(Input::Transfer { to }, &Bytes::new(), &[], work),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Writes, sends and applies what the events since the last turn led to.
+    ///
+    /// # Errors
+    /// Those of the store, all fatal: the process must end without another answer.
+    pub fn turn(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        self.install_arrived(work)?;
+        self.write(work)?;
+        self.send_entries(work);
+        self.apply(work)?;
+        self.checkpoint_when_due(work)?;
+        // Applying may have let the protocol decide something that must be written.
+        self.write(work)?;
+        self.send_entries(work);
+        work.again = self.applied < self.commit;
+        Ok(())
+    }
+
+    fn propose(&mut self, batch: Vec<(W, Bytes)>, work: &mut Work<W>) -> Result<(), StoreError> {
+        let (waiters, payloads): (Vec<W>, Vec<Bytes>) = batch.into_iter().unzip();
+        let sizes = payloads
+            .iter()
+            .map(|payload| u32::try_from(payload.len()).expect("values are far below 4 GiB"))
+            .collect();
+        self.effects.proposed = None;
+        self.step(Input::Propose { sizes }, &Bytes::new(), &payloads, work)?;
+        match self.effects.proposed.take() {
+            Some(Ok(first)) => {
+                // Whatever waited at these places was in a suffix that is gone for good.
+                while self.waiting.back().is_some_and(|last| last.id.index >= first.index) {
+                    let gone = self.waiting.pop_back().expect("just seen");
+                    work.answers.push((gone.waiter, Answer::Unknown));
+                }
+                let since_us = self.now.mono_us;
+                for (place, waiter) in (first.index.0..).zip(waiters) {
+                    let id = LogId { term: first.term, index: Index(place) };
+                    self.waiting.push_back(Waiting { id, waiter, since_us });
+                }
+            }
+            Some(Err(refusal)) => {
+                let answer = match refusal {
+                    Refusal::NotLeader(leader) => Answer::NotLeader(leader),
+                    Refusal::Transferring => Answer::NotLeader(None),
+                    Refusal::Overloaded => Answer::Overloaded,
+                };
+                let refused = waiters.into_iter().map(|waiter| (waiter, answer.clone()));
+                work.answers.extend(refused);
+            }
+            None => unreachable!("the protocol answers every proposal in the same step"),
+        }
+        Ok(())
+    }
+
+    /// Steps the protocol and stages what it decided. `frames` are those of a received
+    /// append, `payloads` those of a proposal.
+    fn step(
+        &mut self,
+        input: Input,
+        frames: &Bytes,
+        payloads: &[Bytes],
+        work: &mut Work<W>,
+    ) -> Result<(), StoreError> {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.raft.step(input, &mut effects);
+        // A term or vote that can be forgotten can be given twice. It goes first in the
+        // batch; what depends on it is held back inside the protocol until it is durable.
+        if let Some(state) = effects.hard_state.take() {
+            self.log.stage_hard_state(state);
+        }
+        for append in effects.appends.drain(..) {
+            self.stage(append, frames, payloads)?;
+        }
+        if let Some(io) = effects.io.take() {
+            self.io = io;
+        }
+        self.orders.append(&mut effects.replicate);
+        for envelope in effects.messages.drain(..) {
+            work.packets.push(self.outgoing(&envelope));
+        }
+        for to in effects.snapshots.drain(..) {
+            self.ship(to, work)?;
+        }
+        if let Some(commit) = effects.commit.take() {
+            assert!(commit >= self.commit, "what is committed stays committed");
+            self.commit = commit;
+        }
+        for (token, outcome) in effects.reads.drain(..) {
+            let Some(waiter) = self.reads.remove(&token) else { continue };
+            match outcome {
+                ReadOutcome::At(index) if index <= self.applied => {
+                    work.answers.push((waiter, Answer::Readable));
+                }
+                ReadOutcome::At(index) => self.readable.push((index, waiter)),
+                ReadOutcome::Refused(leader) => {
+                    work.answers.push((waiter, Answer::NotReadable(leader)));
+                }
+            }
+        }
+        self.effects = effects;
+        Ok(())
+    }
+
+    fn stage(
+        &mut self,
+        append: Append,
+        frames: &Bytes,
+        payloads: &[Bytes],
+    ) -> Result<(), StoreError> {
+        // The leader's clock, made monotone along the log: expiry must not run backwards.
+        self.time_ms = self.time_ms.max(self.now.wall_ms);
+        let first = LogId { term: append.term, index: append.first };
+        match append.source {
+            AppendSource::Noop => self.log.stage_own(first, EntryKind::Noop, &[], self.time_ms),
+            AppendSource::Proposed => {
+                for (place, payload) in (append.first.0..=append.last.0).zip(payloads) {
+                    let id = LogId { term: append.term, index: Index(place) };
+                    self.log.stage_own(id, EntryKind::Command, payload, self.time_ms);
+                }
+            }
+            AppendSource::Received => {
+                let from =
+                    frame::offset_of(frames, append.first).ok_or_else(|| StoreError::Corrupt {
+                        file: "a received append".into(),
+                        what: "frames",
+                        offset: 0,
+                        why: format!("entry {} is not among them", append.first),
+                    })?;
+                self.log.stage_frames(append.first, frames.get(from..).unwrap_or_default())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, packet: wire::Packet, work: &mut Work<W>) -> Result<(), StoreError> {
+        let wire::Packet { mut envelope, incarnation: _, frames } = packet;
+        if let Message::Append { prev, entries, .. } = &mut envelope.message {
+            // Damaged frames are dropped here, before anything of them reaches the log.
+            match super::open::describe(*prev, &frames) {
+                Some(run) => *entries = run,
+                None => return Ok(()),
+            }
+        }
+        self.step(Input::Receive(envelope), &frames, &[], work)
+    }
+
+    /// Writes what is staged, unless a sync is running.
+    fn write(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        if self.syncing || !self.log.has_staged() {
+            return Ok(());
+        }
+        let before = self.log.written().index;
+        self.log.set_commit(self.commit);
+        if let Some(job) = self.log.write(self.io)? {
+            self.syncing = true;
+            self.log_bytes_since_checkpoint += job.bytes();
+            work.measured.batch_entries += self.log.written().index.0.saturating_sub(before.0);
+            work.sync = Some(job);
+        }
+        Ok(())
+    }
+
+    /// Sends the entries that followers were promised and that are written by now.
+    fn send_entries(&mut self, work: &mut Work<W>) {
+        if self.orders.is_empty() {
+            return;
+        }
+        let written = self.log.written().index;
+        let leads = self.raft.is_leader();
+        let mut orders = std::mem::take(&mut self.orders);
+        orders.retain(|order| {
+            if !leads || order.term != self.raft.term() {
+                return false; // decided by a leader that we no longer are
+            }
+            if order.upto > written {
+                return true;
+            }
+            self.send_range(order, work);
+            false
+        });
+        self.orders = orders;
+    }
+
+    fn send_range(&self, order: &Replicate, work: &mut Work<W>) {
+        let mut prev = order.prev;
+        loop {
+            let mut frames = Vec::new();
+            let mut last = prev.index;
+            if prev.index < order.upto {
+                let found =
+                    self.reader.frames(prev.index.next(), order.upto, self.options.batch_bytes);
+                // Compacted away meanwhile: the protocol learns it by `Compacted`.
+                let Some((slices, upto)) = found else { return };
+                (frames, last) = (slices, upto);
+            }
+            let message = Message::Append {
+                prev,
+                entries: crate::raft::message::EntryRun { last, ..Default::default() },
+                commit: order.commit,
+                read_seq: order.read_seq,
+            };
+            let envelope = Envelope { from: self.us.node, to: order.to, term: order.term, message };
+            let bytes = frames.iter().map(Bytes::len).sum();
+            let head = wire::encode(self.us, &envelope, bytes);
+            work.packets.push(Outgoing { to: order.to, lane: Lane::Bulk, head, frames });
+            if last >= order.upto {
+                return;
+            }
+            let Some(term) = self.reader.term_at(last) else { return };
+            prev = LogId { term, index: last };
+        }
+    }
+
+    fn outgoing(&self, envelope: &Envelope) -> Outgoing {
+        let lane = match envelope.message {
+            Message::PreVote { .. }
+            | Message::PreVoteReply { .. }
+            | Message::Vote { .. }
+            | Message::VoteReply { .. }
+            | Message::TimeoutNow => Lane::Vote,
+            Message::Append { .. } => Lane::Bulk,
+            Message::Accepted { .. }
+            | Message::Rejected { .. }
+            | Message::Heartbeat { .. }
+            | Message::HeartbeatReply { .. }
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. } => Lane::Control,
+        };
+        let head = wire::encode(self.us, envelope, 0);
+        Outgoing { to: envelope.to, lane, head, frames: Vec::new() }
+    }
+
+    /// Applies what is committed and durable here, and answers whoever waited for it.
+    fn apply(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        let stop = Index(self.commit.0.min(self.applied.0 + APPLY_MAX));
+        while self.applied < stop {
+            let upto = Index(stop.0.min(self.applied.0 + APPLY_BATCH));
+            let outcomes = self.apply_batch(upto)?;
+            work.measured.applied += upto.0 - self.applied.0;
+            self.applied = upto;
+            for (id, applied) in outcomes {
+                self.answer(id, applied, work);
+            }
+            self.step(Input::Applied { index: upto }, &Bytes::new(), &[], work)?;
+        }
+        let applied = self.applied;
+        let ready = self.readable.extract_if(.., |(index, _)| *index <= applied);
+        work.answers.extend(ready.map(|(_, waiter)| (waiter, Answer::Readable)));
+        Ok(())
+    }
+
+    fn apply_batch(
+        &mut self,
+        upto: Index,
+    ) -> Result<Vec<(LogId, Option<machine::Applied>)>, StoreError> {
+        let mut outcomes = Vec::new();
+        let mut txn = self.db.begin();
+        for place in self.applied.0 + 1..=upto.0 {
+            let entry = self.reader.entry(Index(place)).ok_or_else(|| StoreError::Corrupt {
+                file: "the log".into(),
+                what: "entry",
+                offset: 0,
+                why: format!("entry {place} is committed and cannot be read"),
+            })?;
+            let id = entry.id;
+            let applied = match entry.kind {
+                EntryKind::Command => {
+                    let entry =
+                        machine::Entry { id, time_ms: entry.time_ms, payload: entry.payload };
+                    Some(machine::apply(&mut txn, &entry)?)
+                }
+                EntryKind::Config => {
+                    txn.state_mut().membership = entry.payload.to_vec();
+                    None
+                }
+                EntryKind::Noop | EntryKind::Expire | EntryKind::Check => None,
+            };
+            let state = txn.state_mut();
+            (state.applied, state.chain) = (id, entry.chain);
+            outcomes.push((id, applied));
+        }
+        txn.commit()?;
+        Ok(outcomes)
+    }
+
+    fn answer(&mut self, id: LogId, applied: Option<machine::Applied>, work: &mut Work<W>) {
+        while self.waiting.front().is_some_and(|first| first.id.index <= id.index) {
+            let waiting = self.waiting.pop_front().expect("just seen");
+            let answer = if waiting.id == id {
+                let latency = self.now.mono_us.saturating_sub(waiting.since_us);
+                work.measured.commit_latency_us.push(latency);
+                applied.clone().map_or(Answer::Unknown, Answer::Written)
+            } else {
+                // Another entry was committed in its place, so this one never will be.
+                Answer::NotLeader(self.raft.leader())
+            };
+            work.answers.push((waiting.waiter, answer));
+        }
+    }
+
+    fn checkpoint_when_due(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        let dirty = self.db.dirty_bytes();
+        let due = dirty >= self.options.checkpoint_dirty_bytes
+            || self.log_bytes_since_checkpoint >= self.options.checkpoint_log_bytes
+            || (dirty > 0 && self.ticks >= self.checkpoint_at_tick + self.options.checkpoint_ticks);
+        if !due || self.checkpointing || self.arrived.is_some() {
+            return Ok(());
+        }
+        self.checkpoint_at_tick = self.ticks;
+        self.log_bytes_since_checkpoint = 0;
+        if let Some(job) = self.db.begin_checkpoint()? {
+            self.checkpointing = true;
+            work.checkpoint = Some(job);
+        }
+        Ok(())
+    }
+
+    /// Drops log segments that neither a crash nor, within reason, a follower needs.
+    fn compact(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        if self.log.size_bytes() <= self.options.log_retain_bytes {
+            return Ok(());
+        }
+        let mut upto = self.db.log_needed_from().index;
+        if self.log.size_bytes() <= 4 * self.options.log_retain_bytes
+            && let Some(slowest) = self.slowest_active_match()
+        {
+            upto = upto.min(slowest);
+        }
+        if let Some(base) = self.log.compact(upto)? {
+            self.step(Input::Compacted { upto: base }, &Bytes::new(), &[], work)?;
+        }
+        Ok(())
+    }
+
+    fn ship(&mut self, to: NodeId, work: &mut Work<W>) -> Result<(), StoreError> {
+        let Some(pinned) = self.db.pin()? else {
+            return self.step(
+                Input::SnapshotSent { to, installed: None },
+                &Bytes::new(),
+                &[],
+                work,
+            );
+        };
+        let state = pinned.state();
+        let membership = self.raft.membership_at(state.applied.index).clone();
+        let meta = SnapshotMeta { last: state.applied, membership };
+        work.snapshots.push(Shipment { to, term: self.raft.term(), meta, pinned });
+        Ok(())
+    }
+
+    /// Installs a received snapshot once no job is running: the log and the database change
+    /// together, and a crash in between is finished at the next start.
+    fn install_arrived(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        if self.syncing || self.checkpointing || self.log.has_staged() {
+            return Ok(());
+        }
+        let Some(arrived) = self.arrived.take() else { return Ok(()) };
+        let Arrived { waiter, from, term, meta, chain, path } = arrived;
+        self.effects.install = None;
+        let input = Input::SnapshotReceived { from, term, meta: meta.clone() };
+        self.step(input, &Bytes::new(), &[], work)?;
+        let Some(Some(meta)) = self.effects.install.take() else {
+            self.disk.remove(&path)?;
+            work.answers.push((waiter, Answer::Installed(None)));
+            return Ok(());
+        };
+        self.log.begin_install(PendingInstall { last: meta.last, chain })?;
+        self.db.install(&path)?;
+        if self.reader.term_at(meta.last.index) != Some(meta.last.term) {
+            self.log.reset(meta.last, chain)?;
+        }
+        self.log.end_install()?;
+        self.applied = meta.last.index;
+        self.commit = self.commit.max(self.applied);
+        self.time_ms = self.time_ms.max(self.db.state().time_ms);
+        work.measured.installed = true;
+        // The places that the snapshot jumped over may hold our proposals or not.
+        while self.waiting.front().is_some_and(|first| first.id.index <= meta.last.index) {
+            let jumped = self.waiting.pop_front().expect("just seen");
+            work.answers.push((jumped.waiter, Answer::Unknown));
+        }
+        work.answers.push((waiter, Answer::Installed(Some(meta.last))));
+        self.step(Input::SnapshotInstalled { meta }, &Bytes::new(), &[], work)
+    }
+
+    /// The voter that is best placed to lead when we stop.
+    fn most_caught_up(&self) -> Option<NodeId> {
+        let membership = self.raft.membership();
+        self.raft
+            .progress()
+            .filter(|(id, progress)| membership.is_voter(*id) && self.is_active(progress))
+            .max_by_key(|(_, progress)| progress.matched)
+            .map(|(id, _)| id)
+    }
+
+    /// How far the slowest follower is that still answers: entries after it will be asked
+    /// for soon.
+    fn slowest_active_match(&self) -> Option<Index> {
+        let active = self.raft.progress().filter(|(_, progress)| self.is_active(progress));
+        active.map(|(_, progress)| progress.matched).min()
+    }
+
+    fn is_active(&self, progress: &Progress) -> bool {
+        progress.silent_ticks < self.options.active_ticks
+    }
+
+    /// Notes in the files that this stop was asked for. Call it last, with no job running.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn stop(&mut self) -> Result<(), StoreError> {
+        self.log.mark_clean()
+    }
+
+    /// Is no job of ours running? Then [`Core::stop`] may be called.
+    pub fn is_idle(&self) -> bool {
+        !self.syncing && !self.checkpointing
+    }
+}

@@ -1,0 +1,265 @@
+//! What a running node tells of itself: metrics after each turn, and the picture behind
+//! `/v1/status`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::Core;
+use super::handle::{MemberStatus, RoleName, Status};
+use super::work::{Answer, Measured};
+use crate::metrics::{self, Metrics, PeerMetrics};
+use crate::peers::Lost;
+use crate::raft::types::NodeId;
+use crate::raft::{Raft, RoleKind};
+use crate::store::disk::{FileKind, Observer};
+
+/// Ticks between looks at what costs a system call or a walk.
+const SLOW_TICKS: u64 = 40;
+
+/// Feeds the metrics of one node.
+#[derive(Clone, Debug)]
+pub(super) struct Measure {
+    metrics: &'static Metrics,
+    peers: Arc<BTreeMap<NodeId, PeerMetrics>>,
+    cluster_id: String,
+    tick: Duration,
+    last: Last,
+}
+
+/// What the last turn looked like, to see changes.
+#[derive(Clone, Debug, Default)]
+struct Last {
+    role: RoleName,
+    leader: Option<NodeId>,
+    ticks: u64,
+}
+
+/// The protocol's role as the edge names it.
+pub(super) fn role_name(raft: &Raft) -> RoleName {
+    match raft.role() {
+        RoleKind::Follower if raft.membership().is_voter(raft.id()) => RoleName::Follower,
+        RoleKind::Follower => RoleName::Learner,
+        RoleKind::PreCandidate | RoleKind::Candidate => RoleName::Candidate,
+        RoleKind::Leader => RoleName::Leader,
+    }
+}
+
+impl Measure {
+    pub(super) fn new(
+        metrics: &'static Metrics,
+        others: impl Iterator<Item = NodeId>,
+        cluster: u128,
+        tick: Duration,
+    ) -> Self {
+        let peers = Arc::new(others.map(|id| (id, metrics.peer(id.0))).collect());
+        let cluster_id = format!("{cluster:032x}");
+        Self { metrics, peers, cluster_id, tick, last: Last::default() }
+    }
+
+    pub(super) fn peers(&self) -> Arc<BTreeMap<NodeId, PeerMetrics>> {
+        self.peers.clone()
+    }
+
+    /// After a turn.
+    pub(super) fn turn<W>(&mut self, core: &Core<W>, measured: &Measured, ticked: bool) {
+        let metrics = self.metrics;
+        let raft = core.raft();
+        let (role, leader) = (role_name(raft), raft.leader());
+        if role != self.last.role {
+            match role {
+                RoleName::Candidate => metrics.elections_started.increment(1),
+                RoleName::Leader => metrics.elections_won.increment(1),
+                RoleName::Follower | RoleName::Learner => {}
+            }
+        }
+        if leader.is_some() && leader != self.last.leader {
+            metrics.leader_changes.increment(1);
+        }
+        self.last.role = role;
+        self.last.leader = leader.or(self.last.leader);
+        if measured.batch_entries > 0 {
+            metrics.log_batch_entries.record(metrics::lossy(measured.batch_entries));
+        }
+        for micros in &measured.commit_latency_us {
+            metrics.commit_latency.record(Duration::from_micros(*micros).as_secs_f64());
+        }
+        if measured.applied > 0 {
+            metrics.applied_batches.increment(1);
+            metrics.applied_entries.increment(measured.applied);
+        }
+        if measured.installed {
+            metrics.snapshots_received.increment(1);
+        }
+        if ticked {
+            self.last.ticks += 1;
+            self.gauges(core);
+        }
+    }
+
+    fn gauges<W>(&self, core: &Core<W>) {
+        let (metrics, raft) = (self.metrics, core.raft());
+        let role: u32 = match role_name(raft) {
+            RoleName::Follower => 0,
+            RoleName::Candidate => 1,
+            RoleName::Leader => 2,
+            RoleName::Learner => 3,
+        };
+        metrics.role.set(role);
+        metrics.term.set(metrics::lossy(raft.term().0));
+        metrics.has_leader.set(u32::from(raft.leader().is_some()));
+        metrics.commit_index.set(metrics::lossy(raft.commit().0));
+        metrics.applied_index.set(metrics::lossy(core.applied().0));
+        let snapshot = core.published().snapshot();
+        metrics.kv_revision.set(metrics::lossy(snapshot.state().revision));
+        metrics.kv_keys.set(metrics::lossy(snapshot.entries(crate::store::Tree::Kv)));
+        metrics.log_size_bytes.set(metrics::lossy(core.log().size_bytes()));
+        metrics.db_size_bytes.set(metrics::lossy(core.db().size_bytes()));
+        metrics.db_live_bytes.set(metrics::lossy(core.db().live_bytes()));
+        if self.last.ticks % SLOW_TICKS == 1 {
+            metrics.log_file.set_resident(core.log().resident_bytes());
+            metrics.db_file.set_resident(core.db().resident_bytes());
+        }
+        let last = raft.last().index.0;
+        for (id, progress) in raft.progress() {
+            if let Some(series) = self.peers.get(&id) {
+                series.lag_entries.set(metrics::lossy(last.saturating_sub(progress.matched.0)));
+            }
+        }
+    }
+
+    /// A client was answered.
+    pub(super) fn answered(&self, answer: &Answer) {
+        match answer {
+            Answer::Written(_) => self.metrics.proposals_applied.increment(1),
+            Answer::NotLeader(_) | Answer::Overloaded => {
+                self.metrics.proposals_refused.increment(1);
+            }
+            Answer::Unknown => self.metrics.proposals_unknown.increment(1),
+            Answer::Readable | Answer::NotReadable(_) | Answer::Installed(_) => {}
+        }
+    }
+
+    /// A checkpoint took this long.
+    pub(super) fn checkpoint(&self, micros: u64) {
+        self.metrics.db_checkpoint_duration.record(Duration::from_micros(micros).as_secs_f64());
+    }
+
+    /// A snapshot was sent.
+    pub(super) fn shipped(&self, installed: bool) {
+        if installed {
+            self.metrics.snapshots_sent.increment(1);
+        }
+    }
+
+    /// The picture of the node.
+    pub(super) fn status<W>(&self, core: &Core<W>, now_us: u64) -> Status {
+        let raft = core.raft();
+        let snapshot = core.published().snapshot();
+        let leads = raft.is_leader();
+        let last = raft.last().index.0;
+        let tick_ms = u64::try_from(self.tick.as_millis()).unwrap_or(u64::MAX);
+        let membership = raft.membership();
+        let members = membership
+            .members()
+            .into_iter()
+            .map(|id| {
+                let is_self = id == raft.id();
+                let peer =
+                    raft.progress().find(|(peer, _)| *peer == id).map(|(_, progress)| progress);
+                let matched = if is_self && leads {
+                    Some(raft.durable().0)
+                } else {
+                    peer.map(|peer| peer.matched.0)
+                };
+                MemberStatus {
+                    id: id.0,
+                    url: membership.addresses.get(&id).cloned().unwrap_or_default(),
+                    voter: membership.is_voter(id),
+                    leader: raft.leader() == Some(id),
+                    is_self,
+                    match_index: matched,
+                    next_index: peer.map(|peer| peer.next.0),
+                    lag: matched.map(|matched| last.saturating_sub(matched)),
+                    last_contact_ms: if is_self {
+                        Some(0)
+                    } else {
+                        peer.map(|peer| u64::from(peer.silent_ticks).saturating_mul(tick_ms))
+                    },
+                }
+            })
+            .collect();
+        let caught_up = raft.leader().is_some()
+            && core.is_caught_up()
+            && (!leads || raft.terms().at(raft.commit()) == Some(raft.term()));
+        Status {
+            id: raft.id().0,
+            cluster_id: self.cluster_id.clone(),
+            role: role_name(raft),
+            term: raft.term().0,
+            voted_for: raft.voted_for().map(|vote| vote.0),
+            leader: raft.leader().map(|leader| leader.0),
+            commit_index: raft.commit().0,
+            applied_index: core.applied().0,
+            revision: snapshot.state().revision,
+            last_log_index: last,
+            first_log_index: core.log().first().0,
+            log_size_bytes: core.log().size_bytes(),
+            db_size_bytes: core.db().size_bytes(),
+            db_live_bytes: core.db().live_bytes(),
+            keys: snapshot.entries(crate::store::Tree::Kv),
+            alarms: Vec::new(),
+            caught_up,
+            uptime_ms: now_us / 1000,
+            members,
+        }
+    }
+}
+
+/// Hears of syncs and maps for the metrics.
+#[derive(Debug)]
+pub(super) struct FileWatch(pub(super) &'static Metrics);
+
+impl FileWatch {
+    fn file(&self, kind: FileKind) -> &metrics::FileMetrics {
+        match kind {
+            FileKind::Log => &self.0.log_file,
+            FileKind::Db => &self.0.db_file,
+        }
+    }
+}
+
+impl Observer for FileWatch {
+    fn synced(&self, kind: FileKind, bytes: u64, took: Duration) {
+        self.file(kind).synced(bytes, took);
+    }
+
+    fn mapped(&self, kind: FileKind, bytes: u64) {
+        self.file(kind).mapped(bytes);
+    }
+
+    fn unmapped(&self, kind: FileKind, bytes: u64) {
+        self.file(kind).unmapped(bytes);
+    }
+}
+
+/// Hears of lost packets: counts them and tells the node.
+#[derive(Debug)]
+pub(super) struct Losses {
+    pub(super) peers: Arc<BTreeMap<NodeId, PeerMetrics>>,
+    pub(super) inbox: tokio::sync::mpsc::Sender<super::handle::Mail>,
+}
+
+impl Lost for Losses {
+    fn lost(&self, peer: NodeId) {
+        // A full inbox has other news; the protocol notices the silence as well.
+        let event = super::work::Event::Unreachable(peer);
+        drop(self.inbox.try_send(super::handle::Mail::Event(event)));
+    }
+
+    fn counted(&self, peer: NodeId, sent: bool) {
+        if let Some(series) = self.peers.get(&peer) {
+            if sent { &series.messages_sent } else { &series.messages_dropped }.increment(1);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Opening a node's files, and making log and database agree before anything else runs.
+//!
+//! After a crash the two may be apart in ways that each have one right answer:
+//!
+//! | found | meaning | answer |
+//! |---|---|---|
+//! | database behind the log | the usual case | entries are applied again |
+//! | database at a pending install | crash between rename and log reset | finish the reset |
+//! | pending install, database older | crash before the rename | forget the install |
+//! | database ahead of the log | the log lost what was durable | refuse to start |
+//! | log begins after the database | the database lost what was durable | refuse to start |
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::raft::message::EntryRun;
+use crate::raft::types::{EntryKind, LogId, Membership, NodeId};
+use crate::raft::{self, Raft, Restored};
+use crate::store::disk::parent;
+use crate::store::{Db, DbOptions, Disk, Identity, Log, LogOptions, Recovered, StoreError, frame};
+use crate::wire::{self, Address};
+
+/// Where the files are and whose they should be.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Whose files these are; `cluster` and `incarnation` count only when there are none.
+    pub fresh: Identity,
+    /// Members of a new cluster; for an old one only their addresses are taken.
+    pub members: BTreeMap<NodeId, String>,
+    /// The log.
+    pub log: LogOptions,
+    /// The database.
+    pub db: DbOptions,
+    /// The protocol's settings.
+    pub raft: raft::Config,
+}
+
+/// The parts of a node, consistent with each other.
+#[derive(Debug)]
+pub struct Parts {
+    /// Who this node is.
+    pub us: Address,
+    /// The protocol, restored.
+    pub raft: Raft,
+    /// The log.
+    pub log: Log,
+    /// The database.
+    pub db: Db,
+    /// Where both live.
+    pub disk: Arc<dyn Disk>,
+}
+
+/// File name of a snapshot that is being received, beside the database.
+#[must_use]
+pub fn incoming_path(db: &std::path::Path) -> PathBuf {
+    let mut name = db.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
+/// Opens the files of a node.
+///
+/// # Errors
+/// Those of the store. `Foreign`: another node's files; `Corrupt`: damaged, or log and
+/// database contradict each other.
+pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recovered), StoreError> {
+    let OpenOptions { fresh, members, log, db, raft } = options;
+    let (log_dir, db_path) = (log.dir.clone(), db.path.clone());
+    disk.make_dir(&parent(&db_path))?;
+    disk.make_dir(&log_dir)?;
+    let has_db = Db::exists(&*disk, &db_path)?;
+    let has_log = disk.list(&log_dir)?.iter().any(|name| name != "LOCK");
+    if has_db && !has_log {
+        return Err(corrupt(
+            &log_dir,
+            "is empty although the database is not; restore it, or remove both to begin anew",
+        ));
+    }
+    let (mut log, mut recovered) = Log::open(disk.clone(), log, fresh.node, || fresh)?;
+    let db = Db::open(disk.clone(), db, recovered.identity)?;
+    let incoming = incoming_path(&db_path);
+    agree(&mut log, &mut recovered, &db, &log_dir)?;
+    if disk.list(&parent(&incoming))?.iter().any(|name| incoming.ends_with(name)) {
+        disk.remove(&incoming)?;
+    }
+
+    let state = db.state();
+    let mut base_membership = membership_of(&state.membership, &Membership::of(members.clone()));
+    base_membership.addresses.extend(members);
+    let configs = recovered
+        .configs
+        .iter()
+        .filter(|(index, _)| *index > state.applied.index)
+        .map(|(index, payload)| Some((*index, wire::decode_membership(payload).ok()?)))
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| corrupt(&log_dir, "holds a configuration that cannot be read"))?;
+    let Identity { cluster, node, incarnation } = recovered.identity;
+    let restored = Restored {
+        hard_state: recovered.hard_state,
+        base: recovered.base,
+        base_membership,
+        runs: recovered.runs.clone(),
+        last: recovered.last,
+        configs,
+        applied: state.applied.index,
+    };
+    let us = Address { cluster, node, incarnation };
+    let raft = Raft::new(raft, restored);
+    Ok((Parts { us, raft, log, db, disk }, recovered))
+}
+
+/// The table at the top of the module.
+fn agree(
+    log: &mut Log,
+    recovered: &mut Recovered,
+    db: &Db,
+    dir: &std::path::Path,
+) -> Result<(), StoreError> {
+    let (applied, chain) = (db.state().applied, db.state().chain);
+    if let Some(pending) = recovered.pending_install.take() {
+        if pending.last == applied {
+            let held = log.reader().term_at(applied.index) == Some(applied.term)
+                || recovered.base == applied;
+            if !held {
+                log.reset(applied, chain)?;
+                recovered.base = applied;
+                recovered.base_chain = chain;
+                recovered.last = applied;
+                recovered.runs.clear();
+                recovered.configs.clear();
+            }
+        }
+        log.end_install()?;
+    }
+    if applied.index > recovered.last.index {
+        return Err(corrupt(
+            dir,
+            &format!(
+                "ends at entry {} although the database holds entry {applied}: durable entries \
+                 are lost; remove this node's data and let it rejoin",
+                recovered.last
+            ),
+        ));
+    }
+    if applied.index < recovered.base.index {
+        return Err(corrupt(
+            dir,
+            &format!(
+                "begins after entry {} although the database ends at {applied}: the database \
+                 lost what was durable; remove this node's data and let it rejoin",
+                recovered.base
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn corrupt(file: &std::path::Path, why: &str) -> StoreError {
+    StoreError::Corrupt {
+        file: file.display().to_string(),
+        what: "log",
+        offset: 0,
+        why: why.to_owned(),
+    }
+}
+
+/// The configuration stored with a state; `or` when none was stored, as in a database that
+/// has not applied a configuration entry.
+#[must_use]
+pub fn membership_of(stored: &[u8], or: &Membership) -> Membership {
+    wire::decode_membership(stored).unwrap_or_else(|_| or.clone())
+}
+
+/// What the core must know of received frames: places, terms and configurations, never
+/// payloads. `None`: they are damaged, or do not follow `prev`.
+#[must_use]
+pub fn describe(prev: LogId, frames: &Bytes) -> Option<EntryRun> {
+    let mut run = EntryRun { last: prev.index, ..EntryRun::default() };
+    let mut term = None;
+    for entry in frame::Frames::new(frames) {
+        let entry = entry.ok()?;
+        if entry.id.index != run.last.next() || entry.id.term < prev.term {
+            return None;
+        }
+        if term != Some(entry.id.term) {
+            term = Some(entry.id.term);
+            run.terms.push(entry.id);
+        }
+        if entry.kind == EntryKind::Config {
+            let membership = wire::decode_membership(entry.payload).ok()?;
+            run.configs.push((entry.id.index, membership));
+        }
+        run.last = entry.id.index;
+    }
+    Some(run)
+}
+
+/// The members of a configuration file, by their ids.
+#[must_use]
+pub fn node_ids(members: &BTreeMap<u64, String>) -> BTreeMap<NodeId, String> {
+    members.iter().map(|(id, url)| (NodeId(*id), url.clone())).collect()
+}

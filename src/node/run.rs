@@ -1,0 +1,256 @@
+//! The threads around the core.
+//!
+//! | thread | does | why apart |
+//! |---|---|---|
+//! | `node` | everything that decides | one owner, no locks |
+//! | `sync` | runs sync jobs, one at a time | a slow disk must not delay heartbeats |
+//! | `checkpoint` | runs checkpoint jobs | they take longest of all |
+//! | the runtime's | sockets | |
+//!
+//! The node thread never waits for any of them: it takes what lies in its inbox, lets it
+//! happen, and hands out the work. The inbox is bounded; when it is full, clients are
+//! refused and peers' streams wait.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::thread;
+
+use tokio::sync::{mpsc, watch};
+
+use super::clock::Clock;
+use super::core::Core;
+use super::handle::{Mail, Status, Waiter};
+use super::measure::Measure;
+use super::work::{Answer, Event, Lane, Work};
+use crate::peers::{Peers, Way};
+use crate::store::{CheckpointJob, StoreError, SyncJob};
+
+/// Mail taken in one turn.
+const TURN_MAX: usize = 1024;
+
+/// Why a node cannot go on. The process must end without another acknowledgement.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A thread of the node found one of its invariants broken.
+    #[error("a broken invariant stopped the {0} thread")]
+    Panicked(&'static str),
+}
+
+/// Where threads report that they cannot go on.
+pub(super) type FatalSender = mpsc::UnboundedSender<Fatal>;
+
+/// Reports a panic of the thread it lives on.
+struct Alarm {
+    thread: &'static str,
+    fatal: FatalSender,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            drop(self.fatal.send(Fatal::Panicked(self.thread)));
+        }
+    }
+}
+
+/// Starts a thread that runs until its body is done; an error or a panic is reported.
+fn spawn(
+    name: &'static str,
+    fatal: &FatalSender,
+    body: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
+) -> Result<thread::JoinHandle<()>, StoreError> {
+    let alarm = Alarm { thread: name, fatal: fatal.clone() };
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(move || {
+            if let Err(error) = body() {
+                drop(alarm.fatal.send(Fatal::Store(error)));
+            }
+        })
+        .map_err(StoreError::io("start thread", name))
+}
+
+/// What the node thread needs besides its core.
+pub(super) struct Shell {
+    pub(super) inbox: mpsc::Receiver<Mail>,
+    pub(super) outbox: mpsc::Sender<Mail>,
+    pub(super) status: watch::Sender<Arc<Status>>,
+    pub(super) peers: Peers,
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) measure: Measure,
+    pub(super) fatal: FatalSender,
+}
+
+/// Starts the threads of a node; join the handle after [`Mail::Stop`] was sent.
+pub(super) fn start(
+    core: Core<Waiter>,
+    shell: Shell,
+) -> Result<thread::JoinHandle<()>, StoreError> {
+    let (syncs, sync_queue) = std_mpsc::channel::<SyncJob>();
+    let outbox = shell.outbox.clone();
+    spawn("sync", &shell.fatal, move || {
+        for job in sync_queue {
+            let done = Mail::Event(Event::Synced(job.run()?));
+            if outbox.blocking_send(done).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    })?;
+    let (checkpoints, checkpoint_queue) = std_mpsc::channel::<CheckpointJob>();
+    let outbox = shell.outbox.clone();
+    let measure = shell.measure.clone();
+    spawn("checkpoint", &shell.fatal, move || {
+        let clock = Clock::new();
+        for job in checkpoint_queue {
+            let start = clock.now().mono_us;
+            let done = Mail::Event(Event::Checkpointed(job.run()?));
+            measure.checkpoint(clock.now().mono_us - start);
+            if outbox.blocking_send(done).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    })?;
+    let fatal = shell.fatal.clone();
+    spawn("node", &fatal, move || Turns { core, shell, syncs, checkpoints }.run())
+}
+
+struct Turns {
+    core: Core<Waiter>,
+    shell: Shell,
+    syncs: std_mpsc::Sender<SyncJob>,
+    checkpoints: std_mpsc::Sender<CheckpointJob>,
+}
+
+impl Turns {
+    fn run(mut self) -> Result<(), StoreError> {
+        let clock = Clock::new();
+        let mut mail = Vec::with_capacity(TURN_MAX);
+        let mut work = Work::default();
+        let mut stopping = false;
+        loop {
+            if work.again {
+                while mail.len() < TURN_MAX
+                    && let Ok(item) = self.shell.inbox.try_recv()
+                {
+                    mail.push(item);
+                }
+            } else if self.shell.inbox.blocking_recv_many(&mut mail, TURN_MAX) == 0 {
+                return Ok(());
+            }
+            self.core.set_now(clock.now());
+            work.again = false;
+            let (ticked, stop) = self.let_happen(&mut mail, &mut work)?;
+            stopping |= stop;
+            self.core.turn(&mut work)?;
+            self.hand_out(&mut work);
+            self.shell.measure.turn(&self.core, &work.measured, ticked);
+            work.measured = super::work::Measured::default();
+            self.publish(ticked, clock);
+            if stopping && self.core.is_idle() {
+                return self.core.stop();
+            }
+        }
+    }
+
+    /// Lets the mail of one turn happen: peers first, so that after a pause the leader is
+    /// heard before the election time-out is; then time, once, however much went by; then
+    /// clients, all of them as one proposal.
+    fn let_happen(
+        &mut self,
+        mail: &mut Vec<Mail>,
+        work: &mut Work<Waiter>,
+    ) -> Result<(bool, bool), StoreError> {
+        let (mut ticked, mut stop) = (false, false);
+        let (mut proposals, mut reads) = (Vec::new(), Vec::new());
+        for item in mail.drain(..) {
+            match item {
+                Mail::Tick => ticked = true,
+                Mail::Propose(waiter, payload) => proposals.push((waiter, payload)),
+                Mail::Read(waiter) => reads.push(waiter),
+                Mail::Event(event) => self.core.handle(event, work)?,
+                Mail::Stop => stop = true,
+            }
+        }
+        if ticked {
+            self.core.handle(Event::Tick, work)?;
+        }
+        if !proposals.is_empty() {
+            self.core.handle(Event::Propose(proposals), work)?;
+        }
+        if !reads.is_empty() {
+            self.core.handle(Event::Read(reads), work)?;
+        }
+        Ok((ticked, stop))
+    }
+
+    fn hand_out(&mut self, work: &mut Work<Waiter>) {
+        // The disk is the slowest, so it starts first. A worker that is gone has reported
+        // why, and the process is about to end.
+        if let Some(job) = work.sync.take() {
+            drop(self.syncs.send(job));
+        }
+        for packet in work.packets.drain(..) {
+            let way = match packet.lane {
+                Lane::Control => Way::Control,
+                Lane::Bulk => Way::Bulk,
+                Lane::Vote => Way::Vote,
+            };
+            self.shell.peers.send(packet.to, way, packet.head, packet.frames);
+        }
+        for (waiter, answer) in work.answers.drain(..) {
+            self.shell.measure.answered(&answer);
+            // A client that went away is not waiting.
+            drop::<Result<(), Answer>>(waiter.send(answer));
+        }
+        if let Some(job) = work.checkpoint.take() {
+            drop(self.checkpoints.send(job));
+        }
+        for shipment in work.snapshots.drain(..) {
+            let (peers, outbox) = (self.shell.peers.clone(), self.shell.outbox.clone());
+            let measure = self.shell.measure.clone();
+            self.shell.runtime.spawn(async move {
+                let super::work::Shipment { to, term, meta, pinned } = shipment;
+                let installed = peers.ship(to, term, &meta, pinned).await;
+                measure.shipped(installed.is_some());
+                tracing::info!(peer = %to, snapshot = %meta.last, installed = installed.is_some(), "snapshot sent");
+                drop(outbox.send(Mail::Event(Event::SnapshotSent(to, installed))).await);
+            });
+        }
+    }
+
+    fn publish(&mut self, ticked: bool, clock: Clock) {
+        let old = self.shell.status.borrow().clone();
+        let raft = self.core.raft();
+        let changed = old.term != raft.term().0
+            || old.leader != raft.leader().map(|leader| leader.0)
+            || old.role != super::measure::role_name(raft);
+        if !changed && !ticked {
+            return;
+        }
+        let status = self.shell.measure.status(&self.core, clock.now().mono_us);
+        if changed {
+            tracing::info!(
+                term = status.term,
+                role = ?status.role,
+                leader = status.leader,
+                last_log_index = status.last_log_index,
+                "role or leader changed"
+            );
+        }
+        self.shell.status.send_replace(Arc::new(status));
+    }
+}
+
+/// The addresses of the other members.
+pub(super) fn others(
+    members: &BTreeMap<crate::raft::types::NodeId, String>,
+    us: crate::raft::types::NodeId,
+) -> impl Iterator<Item = (crate::raft::types::NodeId, &String)> {
+    members.iter().filter(move |(id, _)| **id != us).map(|(id, url)| (*id, url))
+}

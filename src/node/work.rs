@@ -1,0 +1,157 @@
+//! What goes in and out of [`super::core::Core`]: events, and the work they lead to.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use crate::machine::Applied;
+use crate::raft::message::SnapshotMeta;
+use crate::raft::types::{LogId, NodeId, Term};
+use crate::store::{CheckpointDone, CheckpointJob, PinnedCheckpoint, SyncJob, Synced};
+use crate::wire::Packet;
+
+/// Everything that can happen to a node. `W` is whatever the shell needs to answer a
+/// waiting client: a channel here, a number in the simulator.
+#[derive(Debug)]
+pub enum Event<W> {
+    /// One unit of logical time went by.
+    Tick,
+    /// A peer sent this.
+    Packet(Packet),
+    /// Clients want these commands carried out, in this order.
+    Propose(Vec<(W, Bytes)>),
+    /// Clients want linearizable reads.
+    Read(Vec<W>),
+    /// A [`SyncJob`] is done.
+    Synced(Synced),
+    /// A [`CheckpointJob`] is done.
+    Checkpointed(CheckpointDone),
+    /// The transport lost messages to this peer.
+    Unreachable(NodeId),
+    /// A verified snapshot lies in a file beside the database.
+    SnapshotArrived(Arrived<W>),
+    /// Sending a snapshot ended; with the last entry it held if it was installed.
+    SnapshotSent(NodeId, Option<LogId>),
+    /// Hand leadership to the most caught-up voter.
+    StepDown,
+}
+
+/// A received snapshot.
+#[derive(Debug)]
+pub struct Arrived<W> {
+    /// Who waits to hear what became of it.
+    pub waiter: W,
+    /// The leader that sent it.
+    pub from: NodeId,
+    /// Its term.
+    pub term: Term,
+    /// What the snapshot holds.
+    pub meta: SnapshotMeta,
+    /// The chain value of its last entry.
+    pub chain: u64,
+    /// The verified database file.
+    pub path: PathBuf,
+}
+
+/// The end of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The command was applied here.
+    Written(Applied),
+    /// Nothing was changed, nor will be; perhaps this node leads.
+    NotLeader(Option<NodeId>),
+    /// Nothing was changed: too much waits for commit.
+    Overloaded,
+    /// The entry may or may not be applied: a snapshot jumped over its place.
+    Unknown,
+    /// This node has applied all that a linearizable read must see.
+    Readable,
+    /// Nobody can confirm the read now; perhaps this node can.
+    NotReadable(Option<NodeId>),
+    /// The received snapshot was installed, or refused as stale.
+    Installed(Option<LogId>),
+}
+
+/// Which connection a packet takes. Lanes keep heartbeats from waiting behind entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Heartbeats, read rounds and all answers.
+    Control,
+    /// Entries.
+    Bulk,
+    /// Elections, one request each.
+    Vote,
+}
+
+/// A packet to send: its head, then the frames straight from the map.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The receiver.
+    pub to: NodeId,
+    /// The way there.
+    pub lane: Lane,
+    /// Encoded packet without the frames.
+    pub head: Vec<u8>,
+    /// The frames, verbatim from the log.
+    pub frames: Vec<Bytes>,
+}
+
+/// A snapshot to send.
+#[derive(Debug)]
+pub struct Shipment {
+    /// The receiver.
+    pub to: NodeId,
+    /// The sender's term.
+    pub term: Term,
+    /// What it holds.
+    pub meta: SnapshotMeta,
+    /// Where its chunks come from.
+    pub pinned: PinnedCheckpoint,
+}
+
+/// What the shell must do after a turn. All of it may be done in any order and on any
+/// thread: everything that must be ordered was ordered inside.
+#[derive(Debug)]
+pub struct Work<W> {
+    /// Send these.
+    pub packets: Vec<Outgoing>,
+    /// Run this and hand the result back as [`Event::Synced`].
+    pub sync: Option<SyncJob>,
+    /// Run this and hand the result back as [`Event::Checkpointed`].
+    pub checkpoint: Option<CheckpointJob>,
+    /// Answer these.
+    pub answers: Vec<(W, Answer)>,
+    /// Send these snapshots.
+    pub snapshots: Vec<Shipment>,
+    /// There is more to apply: take another turn soon, with or without events.
+    pub again: bool,
+    /// Figures of this turn.
+    pub measured: Measured,
+}
+
+/// Figures of one turn, for the metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// Entries in the batch that was written to the log; 0: none was.
+    pub batch_entries: u64,
+    /// Microseconds from proposal to commit, of each own proposal that was applied.
+    pub commit_latency_us: Vec<u64>,
+    /// Entries applied.
+    pub applied: u64,
+    /// A snapshot was installed.
+    pub installed: bool,
+}
+
+impl<W> Default for Work<W> {
+    fn default() -> Self {
+        Self {
+            packets: Vec::new(),
+            sync: None,
+            checkpoint: None,
+            answers: Vec::new(),
+            snapshots: Vec::new(),
+            again: false,
+            measured: Measured::default(),
+        }
+    }
+}

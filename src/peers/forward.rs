@@ -1,0 +1,128 @@
+//! Commands that reached a follower: carried to the leader, once, and its answer back.
+//!
+//! A forwarded command is never forwarded again: a node that does not lead says so, and the
+//! node that the client spoke to decides what to do (no loops).
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::machine::Applied;
+use crate::raft::types::NodeId;
+use crate::wire::Address;
+
+/// Cluster id, receiver, then milliseconds that the sender will wait.
+const HEADER: usize = 16 + 8 + 8;
+
+/// What the leader answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It applied the command.
+    Applied(Applied),
+    /// It does not lead; nothing was changed.
+    NotLeader,
+    /// It has too much to do; nothing was changed.
+    Overloaded,
+    /// It is over its quota; nothing was changed. Limit and actual bytes.
+    Full(u64, u64),
+    /// It cannot tell what became of the command.
+    Unknown,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardError {
+    /// The command never left this node.
+    #[error("the leader cannot be reached")]
+    Unreachable,
+    /// The command may have arrived.
+    #[error("the leader did not answer")]
+    Lost,
+}
+
+pub(super) async fn forward(
+    client: &reqwest::Client,
+    us: Address,
+    leader: NodeId,
+    url: &str,
+    command: Bytes,
+    timeout: Duration,
+) -> Result<Reply, ForwardError> {
+    let mut body = BytesMut::with_capacity(HEADER + command.len());
+    body.put_u128_le(us.cluster);
+    body.put_u64_le(leader.0);
+    body.put_u64_le(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+    body.extend_from_slice(&command);
+    let url = format!("{url}/v1/raft/propose");
+    let response = client.post(url).timeout(timeout).body(body.freeze()).send().await;
+    let response = response.map_err(|error| {
+        if error.is_connect() { ForwardError::Unreachable } else { ForwardError::Lost }
+    })?;
+    // Refusals of the edge itself come before anything is proposed.
+    if !response.status().is_success() {
+        return Err(ForwardError::Unreachable);
+    }
+    let answer = response.bytes().await.map_err(|_| ForwardError::Lost)?;
+    decode_reply(answer).ok_or(ForwardError::Lost)
+}
+
+/// Takes a forwarded command apart; `None`: it is none, or not for us.
+#[must_use]
+pub fn decode_forwarded(us: Address, mut body: Bytes) -> Option<(Bytes, Duration)> {
+    if body.len() < HEADER {
+        return None;
+    }
+    let (cluster, to, timeout) = (body.get_u128_le(), body.get_u64_le(), body.get_u64_le());
+    (cluster == us.cluster && to == us.node.0).then(|| (body, Duration::from_millis(timeout)))
+}
+
+/// The body of an answer to a forwarded command.
+#[must_use]
+pub fn encode_reply(reply: &Reply) -> Bytes {
+    let mut out = BytesMut::new();
+    match reply {
+        Reply::Applied(applied) => {
+            out.put_u8(0);
+            out.extend_from_slice(&applied.encode());
+        }
+        Reply::NotLeader => out.put_u8(1),
+        Reply::Overloaded => out.put_u8(2),
+        Reply::Full(limit, actual) => {
+            out.put_u8(3);
+            out.put_u64_le(*limit);
+            out.put_u64_le(*actual);
+        }
+        Reply::Unknown => out.put_u8(4),
+    }
+    out.freeze()
+}
+
+fn decode_reply(mut bytes: Bytes) -> Option<Reply> {
+    match bytes.try_get_u8().ok()? {
+        0 => Applied::decode(&bytes).map(Reply::Applied),
+        1 => Some(Reply::NotLeader),
+        2 => Some(Reply::Overloaded),
+        3 => Some(Reply::Full(bytes.try_get_u64_le().ok()?, bytes.try_get_u64_le().ok()?)),
+        4 => Some(Reply::Unknown),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_survive_their_encoding() {
+        for reply in [
+            Reply::Applied(Applied::ConditionFailed { current: Some(4) }),
+            Reply::NotLeader,
+            Reply::Overloaded,
+            Reply::Full(9, 10),
+            Reply::Unknown,
+        ] {
+            assert_eq!(decode_reply(encode_reply(&reply)), Some(reply));
+        }
+        assert_eq!(decode_reply(Bytes::new()), None);
+    }
+}

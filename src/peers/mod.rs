@@ -1,0 +1,216 @@
+//! Carries packets to the other nodes and brings theirs in. Decides nothing: what is lost is
+//! reported, and the protocol copes.
+//!
+//! Every pair of nodes has, in each direction, one long-lived `POST /v1/raft/append` for
+//! heartbeats and answers (the control lane) and one for entries (the bulk lane), whose
+//! bodies are streams of packets that never end while the connection lives: order is kept,
+//! and a message costs one write. Elections travel as single requests, snapshots as a
+//! request of their own.
+//!
+//! Queues are bounded. A full one means that the peer is slow or gone: the packet is
+//! dropped and the protocol told, so a dead peer costs no memory.
+//!
+//! Left out: retries of packets. What was queued when a connection broke is dropped with
+//! it; the protocol sends again what is still true.
+
+mod forward;
+mod lane;
+mod ship;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+pub use forward::{ForwardError, Reply, decode_forwarded, encode_reply};
+pub use ship::{Incoming, IncomingError};
+
+use crate::raft::message::SnapshotMeta;
+use crate::raft::types::{LogId, NodeId, Term};
+use crate::store::PinnedCheckpoint;
+use crate::wire::Address;
+
+/// Packets that may wait for a connection.
+const CONTROL_QUEUE: usize = 1024;
+/// Packets with entries that may wait; the protocol's own window is smaller.
+const BULK_QUEUE: usize = 256;
+/// Elections that may be under way to one peer.
+const VOTE_QUEUE: usize = 32;
+/// Frames up to this many bytes are copied behind their head.
+const COPY_MAX: usize = 16 << 10;
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long sent bytes may stay unacknowledged before the connection is given up: without
+/// it a healed partition would wait for the kernel's own, much longer patience.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// The parts of one packet, in order.
+type Parcel = Vec<Bytes>;
+
+/// Told when packets to a peer were lost.
+pub trait Lost: Send + Sync + 'static {
+    /// Packets to `peer` were dropped.
+    fn lost(&self, peer: NodeId);
+    /// A packet went out, or was dropped.
+    fn counted(&self, peer: NodeId, sent: bool);
+}
+
+/// The other nodes, as far as sending goes.
+#[derive(Clone)]
+pub struct Peers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    us: Address,
+    client: reqwest::Client,
+    lost: Arc<dyn Lost>,
+    runtime: tokio::runtime::Handle,
+    peers: RwLock<BTreeMap<NodeId, Peer>>,
+}
+
+#[derive(Clone)]
+struct Peer {
+    url: String,
+    control: mpsc::Sender<Parcel>,
+    bulk: mpsc::Sender<Parcel>,
+    vote: mpsc::Sender<Parcel>,
+}
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Heartbeats and answers.
+    Control,
+    /// Entries.
+    Bulk,
+    /// Elections.
+    Vote,
+}
+
+impl std::fmt::Debug for Peers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peers").field("us", &self.inner.us).finish_non_exhaustive()
+    }
+}
+
+impl Peers {
+    /// Knows nobody yet. Tasks run on `runtime`.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn new(
+        us: Address,
+        lost: Arc<dyn Lost>,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_user_timeout(SILENCE_MAX)
+            .tcp_nodelay(true)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build()?;
+        let peers = RwLock::new(BTreeMap::new());
+        Ok(Self { inner: Arc::new(Inner { us, client, lost, runtime, peers }) })
+    }
+
+    /// Reaches the peer `id` at `url` from now on.
+    pub fn add(&self, id: NodeId, url: &str) {
+        let url = url.trim_end_matches('/').to_owned();
+        let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
+        let (bulk, bulk_queue) = mpsc::channel(BULK_QUEUE);
+        let (vote, vote_queue) = mpsc::channel(VOTE_QUEUE);
+        for queue in [control_queue, bulk_queue] {
+            let lane = lane::Lane {
+                peer: id,
+                url: format!("{url}/v1/raft/append"),
+                client: self.inner.client.clone(),
+                lost: self.inner.lost.clone(),
+            };
+            self.inner.runtime.spawn(lane.run(queue));
+        }
+        let votes = lane::Lane {
+            peer: id,
+            url: format!("{url}/v1/raft/vote"),
+            client: self.inner.client.clone(),
+            lost: self.inner.lost.clone(),
+        };
+        self.inner.runtime.spawn(votes.run_votes(vote_queue));
+        let peer = Peer { url, control, bulk, vote };
+        self.write().insert(id, peer);
+    }
+
+    /// Queues one packet, given as its parts. Never waits.
+    pub fn send(&self, to: NodeId, way: Way, head: Vec<u8>, frames: Vec<Bytes>) {
+        let Some(peer) = self.peer(to) else { return };
+        let queue = match way {
+            Way::Control => &peer.control,
+            Way::Bulk => &peer.bulk,
+            Way::Vote => &peer.vote,
+        };
+        let sent = queue.try_send(parcel(head, frames));
+        self.inner.lost.counted(to, sent.is_ok());
+        if sent.is_err() && way == Way::Bulk {
+            self.inner.lost.lost(to);
+        }
+    }
+
+    /// Where a peer is reached.
+    #[must_use]
+    pub fn url(&self, id: NodeId) -> Option<String> {
+        self.peer(id).map(|peer| peer.url)
+    }
+
+    /// Carries a command to the leader and brings its answer.
+    ///
+    /// # Errors
+    /// See [`ForwardError`].
+    pub async fn forward(
+        &self,
+        leader: NodeId,
+        command: Bytes,
+        timeout: Duration,
+    ) -> Result<Reply, ForwardError> {
+        let url = self.url(leader).ok_or(ForwardError::Unreachable)?;
+        forward::forward(&self.inner.client, self.inner.us, leader, &url, command, timeout).await
+    }
+
+    /// Sends a snapshot; the last entry it holds when the peer has installed it.
+    pub async fn ship(
+        &self,
+        to: NodeId,
+        term: Term,
+        meta: &SnapshotMeta,
+        pinned: PinnedCheckpoint,
+    ) -> Option<LogId> {
+        let url = self.url(to)?;
+        ship::ship(&self.inner.client, self.inner.us, to, &url, term, meta, pinned).await
+    }
+
+    fn peer(&self, id: NodeId) -> Option<Peer> {
+        self.inner.peers.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&id).cloned()
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<NodeId, Peer>> {
+        self.inner.peers.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Small packets become one buffer, since a copy is cheaper than a chunk of its own; large
+/// frames stay where they are, in the map.
+fn parcel(head: Vec<u8>, frames: Vec<Bytes>) -> Parcel {
+    let bytes: usize = frames.iter().map(Bytes::len).sum();
+    if bytes > COPY_MAX {
+        return std::iter::once(Bytes::from(head)).chain(frames).collect();
+    }
+    let mut whole = head;
+    whole.reserve(bytes);
+    for part in frames {
+        whole.extend_from_slice(&part);
+    }
+    vec![whole.into()]
+}

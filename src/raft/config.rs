@@ -1,0 +1,101 @@
+//! What a node is told when it starts: its settings and what its disk remembers.
+
+use super::types::{HardState, Index, LogId, Membership, NodeId};
+
+/// Settings of the core. Time is counted in ticks; the driver says how long one is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub id: NodeId,
+    /// Ticks without a leader before a follower campaigns. The time-out is drawn
+    /// from `election_ticks .. 2 * election_ticks` at every role change (Raft 5.2).
+    pub election_ticks: u32,
+    /// Ticks between heartbeats of a leader.
+    pub heartbeat_ticks: u32,
+    /// Appends on their way to one follower.
+    pub max_inflight: usize,
+    /// Entries of one [`super::message::Replicate`].
+    pub max_batch_entries: u64,
+    /// Payload bytes proposed here and not committed; more are refused.
+    pub max_uncommitted_bytes: u64,
+    /// Seeds the time-outs and the ids of read requests. It must differ between
+    /// two lives of one node: a late answer to an earlier life must not fit.
+    pub seed: u64,
+    /// A bug to switch on, to prove that the tests find it.
+    #[doc(hidden)]
+    pub planted: Option<Planted>,
+}
+
+impl Config {
+    /// The defaults, meant for ticks of 25 ms.
+    #[must_use]
+    pub fn new(id: NodeId, seed: u64) -> Self {
+        Self {
+            id,
+            election_ticks: 20,
+            heartbeat_ticks: 4,
+            max_inflight: 256,
+            max_batch_entries: 1024,
+            max_uncommitted_bytes: 64 << 20,
+            seed,
+            planted: None,
+        }
+    }
+
+    pub(super) fn check(&self) {
+        assert!(self.id != NodeId(0), "node 0 is nobody");
+        assert!(self.heartbeat_ticks >= 1, "a leader must be heard");
+        assert!(
+            self.election_ticks > self.heartbeat_ticks,
+            "one heartbeat must fit into an election time-out"
+        );
+        assert!(self.max_inflight >= 1, "a window of nothing never moves");
+        assert!(self.max_batch_entries >= 1, "a batch of nothing never moves");
+    }
+}
+
+/// What the disk remembers. Everything in it is durable.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// The entry before the first that the log holds.
+    pub base: LogId,
+    /// The configuration as of `base`.
+    pub base_membership: Membership,
+    /// First entry of each stretch of equal terms after `base`.
+    pub runs: Vec<LogId>,
+    /// Last entry of the log; `base` when it is empty.
+    pub last: LogId,
+    /// Configurations after `base`, committed or not, by index.
+    pub configs: Vec<(Index, Membership)>,
+    /// How far the state machine is.
+    pub applied: Index,
+}
+
+/// Classic bugs, one `if` each. The tests switch them on to show that they would
+/// be noticed; nothing else does.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Planted {
+    /// Votes and acknowledgements leave before the disk has what they promise.
+    AckBeforeSync,
+    /// The vote is missing in the saved hard state.
+    ForgetVote,
+    /// "Up to date" compares the last index and not the last term.
+    IndexOnlyUpToDate,
+    /// A leader commits entries of earlier terms by counting (Raft figure 8).
+    CommitOldTermByCounting,
+    /// A follower acknowledges its whole log, not what the append covered.
+    AckWholeLog,
+    /// A follower commits up to its own last entry instead of the last new one.
+    CommitWithoutMin,
+    /// A follower cuts its log at every append, not only at a conflict.
+    TruncateEagerly,
+    /// Half of the voters pass for a majority.
+    QuorumHalf,
+    /// A promise to vote is counted as a vote.
+    PreVoteCountedAsVote,
+    /// A leader answers reads without asking whether it still leads.
+    ReadWithoutRound,
+}

@@ -1,0 +1,229 @@
+//! Elections: pre-vote, vote, and the ways from one role to another.
+//!
+//! A node that hears no leader first asks whether it would be elected, which
+//! changes nothing anywhere (thesis 9.6): a node that was cut off does not come
+//! back with a higher term and depose a leader that works. Only with a majority of
+//! promises does it enter a new term and ask for votes. Both questions compare
+//! logs, so that a winner has every committed entry (Raft 5.4.1), and both are
+//! refused by whoever hears a leader, unless that leader asked for the election.
+//!
+//! A vote is on disk before it is spoken of: every message waits in
+//! [`super::io`] until the newest term and vote are durable. The own vote counts
+//! by the same rule.
+
+use super::config::Planted;
+use super::message::{Effects, Message};
+use super::quorum::Tally;
+use super::types::{HardState, LogId, NodeId, Term};
+use super::{Ballots, Raft, Role};
+
+impl Raft {
+    pub(super) fn tick_election(&mut self, out: &mut Effects) {
+        self.elapsed += 1;
+        let voters = &self.members.current();
+        let is_alone = voters.voters == [self.config.id] && voters.outgoing.is_empty();
+        let is_campaigning = matches!(self.role, Role::Candidate { .. });
+        if self.elapsed >= self.timeout || (is_alone && !is_campaigning) {
+            self.campaign(out);
+        }
+    }
+
+    /// The election time-out passed.
+    pub(super) fn campaign(&mut self, out: &mut Effects) {
+        if self.is_leader() {
+            return;
+        }
+        if self.is_promotable() {
+            self.become_pre_candidate(out);
+        } else if !matches!(self.role, Role::Follower { leader: None }) {
+            self.become_follower(self.hard.term, None, out);
+        }
+    }
+
+    /// May it lead? Not while it does not vote, and not while the log is about to
+    /// be replaced by a snapshot.
+    fn is_promotable(&self) -> bool {
+        self.members.current().is_voter(self.config.id) && self.installing.is_none()
+    }
+
+    /// Was a leader heard within the shortest election time-out?
+    pub(super) fn hears_leader(&self) -> bool {
+        match self.role {
+            Role::Follower { leader } => {
+                leader.is_some() && self.elapsed < self.config.election_ticks
+            }
+            Role::PreCandidate { .. } | Role::Candidate { .. } => false,
+            Role::Leader(_) => true,
+        }
+    }
+
+    fn is_up_to_date(&self, candidate: LogId) -> bool {
+        if self.planted(Planted::IndexOnlyUpToDate) {
+            return candidate.index >= self.last().index;
+        }
+        candidate >= self.last()
+    }
+
+    /// To pre-candidate: asks around; term and vote stay.
+    fn become_pre_candidate(&mut self, out: &mut Effects) {
+        assert!(!self.is_leader(), "a leader does not campaign");
+        self.refuse_asking(None, out);
+        self.role = Role::PreCandidate { ballots: Ballots::from([(self.config.id, true)]) };
+        self.restart_timer();
+        let message = Message::PreVote { last: self.last() };
+        self.ask_voters(self.hard.term.next(), &message);
+        self.tally_pre_votes(out);
+    }
+
+    /// To candidate: a new term with the own vote in it (Raft 5.2). The questions
+    /// leave, and the own vote counts, when both are durable.
+    fn become_candidate(&mut self, transfer: bool, out: &mut Effects) {
+        assert!(!self.is_leader(), "a leader does not campaign");
+        self.refuse_asking(None, out);
+        self.hard = HardState { term: self.hard.term.next(), vote: Some(self.config.id) };
+        self.seen_seq = 0;
+        self.role = Role::Candidate { ballots: Ballots::new() };
+        self.restart_timer();
+        let message = Message::Vote { last: self.last(), transfer };
+        self.ask_voters(self.hard.term, &message);
+    }
+
+    /// To follower, in `term`. In the same term the vote stays (Raft 5.2): it is
+    /// given for the whole term, whatever becomes of the candidate.
+    pub(super) fn become_follower(
+        &mut self,
+        term: Term,
+        leader: Option<NodeId>,
+        out: &mut Effects,
+    ) {
+        assert!(term >= self.hard.term, "I12: terms only grow");
+        if term > self.hard.term {
+            self.hard = HardState { term, vote: None };
+            self.seen_seq = 0;
+        }
+        match std::mem::replace(&mut self.role, Role::Follower { leader }) {
+            // Not restarted: a candidate that cannot win must not keep others
+            // from trying.
+            Role::Follower { leader: before } => {
+                if before != leader {
+                    self.refuse_asking(leader, out);
+                }
+            }
+            Role::PreCandidate { .. } | Role::Candidate { .. } => self.restart_timer(),
+            Role::Leader(deposed) => {
+                self.restart_timer();
+                self.refuse_rounds(deposed.rounds, leader, out);
+            }
+        }
+    }
+
+    /// The leader of this term was heard.
+    pub(super) fn follow(&mut self, from: NodeId, out: &mut Effects) {
+        match self.role {
+            Role::Follower { leader: Some(leader) } => {
+                assert_eq!(leader, from, "I1: two leaders in term {}", self.hard.term);
+            }
+            Role::Follower { leader: None }
+            | Role::PreCandidate { .. }
+            | Role::Candidate { .. } => {
+                self.become_follower(self.hard.term, Some(from), out);
+            }
+            Role::Leader(_) => panic!("I1: {from} leads in our term {}", self.hard.term),
+        }
+        self.elapsed = 0;
+    }
+
+    fn ask_voters(&mut self, term: Term, message: &Message) {
+        for to in self.members.current().members() {
+            if to != self.config.id && self.members.current().is_voter(to) {
+                self.send_in(to, term, message.clone());
+            }
+        }
+    }
+
+    /// Answers "would you vote for me in `term`?". A refusal carries our own term:
+    /// a candidate that is behind learns it and follows.
+    pub(super) fn pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
+        let granted = term > self.hard.term && !self.hears_leader() && self.is_up_to_date(last);
+        let term = if granted { term } else { self.hard.term };
+        self.send_in(from, term, Message::PreVoteReply { granted });
+    }
+
+    pub(super) fn pre_vote_reply(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        granted: bool,
+        out: &mut Effects,
+    ) {
+        if self.planted(Planted::PreVoteCountedAsVote) && granted && term == self.hard.term {
+            return self.vote_reply(from, granted, out);
+        }
+        let answers = if granted { self.hard.term.next() } else { self.hard.term };
+        if let Role::PreCandidate { ballots } = &mut self.role
+            && term == answers
+        {
+            ballots.insert(from, granted);
+            self.tally_pre_votes(out);
+        }
+    }
+
+    fn tally_pre_votes(&mut self, out: &mut Effects) {
+        let Role::PreCandidate { ballots } = &self.role else { return };
+        match self.quorum().tally(|id| ballots.get(&id).copied()) {
+            Tally::Won => self.become_candidate(false, out),
+            Tally::Lost => self.become_follower(self.hard.term, None, out),
+            Tally::Open => {}
+        }
+    }
+
+    /// RequestVote (Raft 5.2): one vote per term, first come first served, and
+    /// only to a log that is at least as up to date as ours. Whether we take the
+    /// asker for a voter does not matter: its configuration may be the newer one.
+    pub(super) fn vote(&mut self, from: NodeId, last: LogId) {
+        let is_free = match self.hard.vote {
+            Some(vote) => vote == from,
+            None => self.leader().is_none(),
+        };
+        let granted = is_free && self.installing.is_none() && self.is_up_to_date(last);
+        if granted {
+            self.hard.vote = Some(from);
+            self.elapsed = 0;
+        }
+        self.send(from, Message::VoteReply { granted });
+    }
+
+    pub(super) fn vote_reply(&mut self, from: NodeId, granted: bool, out: &mut Effects) {
+        if let Role::Candidate { ballots } = &mut self.role {
+            ballots.insert(from, granted);
+            self.tally_votes(out);
+        }
+    }
+
+    /// Our own vote counts once it cannot be forgotten.
+    pub(super) fn count_own_vote(&mut self, out: &mut Effects) {
+        if let Role::Candidate { ballots } = &mut self.role
+            && self.ledger.is_hard_state_durable()
+            && ballots.insert(self.config.id, true).is_none()
+        {
+            self.tally_votes(out);
+        }
+    }
+
+    fn tally_votes(&mut self, out: &mut Effects) {
+        let Role::Candidate { ballots } = &self.role else { return };
+        match self.quorum().tally(|id| ballots.get(&id).copied()) {
+            Tally::Won => self.become_leader(out),
+            Tally::Lost => self.become_follower(self.hard.term, None, out),
+            Tally::Open => {}
+        }
+    }
+
+    /// The leader asks us to campaign at once (thesis 3.10): no pre-vote, and
+    /// nobody refuses for hearing the leader, since it is the leader's wish.
+    pub(super) fn timeout_now(&mut self, from: NodeId, out: &mut Effects) {
+        if self.leader() == Some(from) && self.is_promotable() {
+            self.become_candidate(true, out);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Checkpoints: the newest snapshot becomes durable, while batches go on.
+//!
+//! 1. [`Db::begin_checkpoint`] notes the snapshot, its bitmap and the pages that are on the
+//!    heap only. From here on none of the snapshot's pages is given out again.
+//! 2. [`CheckpointJob::run`], on any thread, grows the file if needed, writes those pages
+//!    and the bitmap, syncs them, and only then writes and syncs the meta page.
+//! 3. [`Db::finish_checkpoint`] turns the heap pages into file pages and lets go of the
+//!    checkpoint before the previous one.
+//!
+//! Only pages are written that are in neither of the last two durable checkpoints, so a
+//! crash at any point leaves the last one whole. Branches carry the checksums of their
+//! children, so children are sealed first. A cell whose child was written in this process
+//! but after the cell was copied says 0: the checksum is taken from the child itself.
+//!
+//! Left out: pacing. The job runs on a thread of its own, and syncs wait for each other
+//! in the disk anyway.
+
+use std::sync::Arc;
+
+use super::db::{Db, Kept, Snapshot};
+use super::error::StoreError;
+use super::map::{FileWriter, PAGE};
+use super::meta::{BitmapRun, Meta};
+use super::page::{self, View};
+use super::space::Bitmap;
+use super::tree::{PageTable, Source, corrupt, load};
+
+/// Bytes that are sealed before they are written, in order of their pages.
+const STAGE: usize = 8 << 20;
+/// Largest single write.
+const WRITE: usize = 1 << 20;
+
+/// A checkpoint to be written; it may run on another thread.
+#[derive(Debug)]
+pub struct CheckpointJob {
+    snapshot: Arc<Snapshot>,
+    writer: FileWriter,
+    dirty: PageTable<u64>,
+    bitmap: Arc<Bitmap>,
+    meta: Meta,
+    generation: u64,
+    staged: Vec<(u64, Box<[u8]>)>,
+    sums: PageTable<u32>,
+}
+
+/// A checkpoint that is durable.
+#[derive(Debug)]
+pub struct CheckpointDone {
+    writer: FileWriter,
+    dirty: PageTable<u64>,
+    kept: Kept,
+    generation: u64,
+}
+
+impl CheckpointDone {
+    /// The newest entry in it.
+    #[must_use]
+    pub fn applied(&self) -> crate::raft::types::LogId {
+        self.kept.meta.state.applied
+    }
+}
+
+impl Db {
+    /// Prepares a checkpoint of the newest state. `None`: nothing changed since the last.
+    ///
+    /// # Errors
+    /// `Full` when no pages for the bitmap are left.
+    ///
+    /// # Panics
+    /// When a checkpoint is already being written.
+    pub fn begin_checkpoint(&mut self) -> Result<Option<CheckpointJob>, StoreError> {
+        let current = Arc::clone(&self.current);
+        let durable = &self.durable.meta;
+        if self.dirty.is_empty() && *current.state() == durable.state {
+            return Ok(None);
+        }
+        let (seq, identity) = (durable.seq + 1, self.identity());
+        let old = self.bitmap;
+        let full = || StoreError::Full { limit: self.map.capacity() * PAGE as u64 };
+        // Growing the file makes the bitmap longer: a little more than it takes now.
+        let bits = PAGE as u64 * 8;
+        let mut pages = self.space.limit().div_ceil(bits);
+        let mut page = self.space.take(pages).ok_or_else(full)?;
+        while self.space.limit() > pages * bits {
+            self.space.untake(page, pages);
+            pages = self.space.limit().div_ceil(bits);
+            page = self.space.take(pages).ok_or_else(full)?;
+        }
+        let writer = self.writer.take().expect("one checkpoint at a time");
+        // Never readable through the map, and kept by the durable checkpoint.
+        self.space.untake(old.page, old.pages);
+        self.bitmap = BitmapRun { page, pages, crc: 0 };
+        let bitmap = Arc::new(self.space.live().clone());
+        let kept = [Some(&self.durable), self.previous.as_ref()];
+        let kept = kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap));
+        self.space.keep(kept.chain([Arc::clone(&bitmap)]).collect());
+        self.dirty_pages = 0;
+        Ok(Some(CheckpointJob {
+            meta: Meta {
+                seq,
+                identity,
+                pages: self.space.limit(),
+                bitmap: self.bitmap,
+                roots: current.roots,
+                state: current.state().clone(),
+            },
+            snapshot: current,
+            writer,
+            dirty: std::mem::take(&mut self.dirty),
+            bitmap,
+            generation: self.generation,
+            staged: Vec::new(),
+            sums: PageTable::default(),
+        }))
+    }
+
+    /// Takes note of a checkpoint that is durable.
+    ///
+    /// # Errors
+    /// None today; the signature leaves room for it.
+    pub fn finish_checkpoint(&mut self, done: CheckpointDone) -> Result<(), StoreError> {
+        if done.generation != self.generation {
+            return Ok(()); // of a file that was replaced meanwhile
+        }
+        let CheckpointDone { mut writer, dirty, kept, .. } = done;
+        for (page, pages) in dirty {
+            // What was freed meanwhile is not reused before this checkpoint is superseded,
+            // so a live page is still the same page.
+            if self.space.live().get(page) {
+                assert!(writer.settle(page, pages), "page {page} was on the heap");
+            }
+        }
+        self.writer = Some(writer);
+        self.previous = Some(std::mem::replace(&mut self.durable, kept));
+        let kept = [Some(&self.durable), self.previous.as_ref()];
+        let kept = kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect();
+        self.space.keep(kept);
+        self.reclaim();
+        Ok(())
+    }
+}
+
+impl CheckpointJob {
+    /// Writes the checkpoint and makes it durable: two syncs, one more when the file grows.
+    ///
+    /// # Errors
+    /// `Io` or `Corrupt`; then the process must end.
+    pub fn run(mut self) -> Result<CheckpointDone, StoreError> {
+        self.writer.grow(self.meta.pages * PAGE as u64)?;
+        for index in 0..self.meta.roots.len() {
+            let root = self.meta.roots[index];
+            if root.page != 0 {
+                self.meta.roots[index].crc = self.seal(root.page, root.crc, root.height)?;
+            }
+        }
+        self.write_staged()?;
+        self.write_runs()?;
+        let bitmap = self.bitmap.to_bytes(self.meta.bitmap.pages);
+        self.meta.bitmap.crc = crc32c::crc32c(&bitmap);
+        self.writer.write(self.meta.bitmap.page, &bitmap)?;
+        self.writer.sync(0, self.meta.pages * PAGE as u64)?;
+
+        let slot = self.meta.slot();
+        self.writer.write(slot, &self.meta.encode())?;
+        self.writer.sync(slot * PAGE as u64, PAGE as u64)?;
+        Ok(CheckpointDone {
+            writer: self.writer,
+            dirty: self.dirty,
+            kept: Kept { meta: self.meta, bitmap: self.bitmap },
+            generation: self.generation,
+        })
+    }
+
+    /// The final checksum of a page; pages on the heap are sealed and staged for it.
+    fn seal(&mut self, page: u64, known: u32, level: u16) -> Result<u32, StoreError> {
+        if !self.dirty.contains_key(&page) {
+            return match known {
+                // It was written by an earlier checkpoint of this process.
+                0 => {
+                    let view = View::new(self.snapshot.page(page, 0)?);
+                    let missing = || corrupt(self.snapshot.name(), page, "has no checksum");
+                    view.stored_crc().ok_or_else(missing)
+                }
+                known => Ok(known),
+            };
+        }
+        let snapshot = Arc::clone(&self.snapshot);
+        let (view, _) = load(&*snapshot, page, 0, level)?;
+        let mut copy: Box<[u8]> = snapshot.page(page, 0)?.into();
+        let wrong = || corrupt(snapshot.name(), page, "a cell is out of bounds");
+        if level > 1 {
+            for index in 0..view.count() {
+                let cell = view.branch(index).ok_or_else(wrong)?;
+                let crc = self.seal(cell.child, cell.crc, level - 1)?;
+                page::set_child(&mut copy, index, cell.child, crc).ok_or_else(wrong)?;
+            }
+        }
+        let crc = page::seal(&mut copy, self.meta.seq).ok_or_else(wrong)?;
+        self.sums.insert(page, crc);
+        self.staged.push((page, copy));
+        if self.staged.len() * PAGE >= STAGE {
+            self.write_staged()?;
+        }
+        Ok(crc)
+    }
+
+    /// Writes the staged pages, neighbours together.
+    fn write_staged(&mut self) -> Result<(), StoreError> {
+        self.staged.sort_unstable_by_key(|(page, _)| *page);
+        let mut together: Vec<u8> = Vec::with_capacity(WRITE);
+        let mut first = 0;
+        for (page, bytes) in self.staged.drain(..) {
+            let next = first + (together.len() / PAGE) as u64;
+            if page != next || together.len() >= WRITE {
+                if !together.is_empty() {
+                    self.writer.write(first, &together)?;
+                }
+                together.clear();
+                first = page;
+            }
+            together.extend_from_slice(&bytes);
+        }
+        if !together.is_empty() {
+            self.writer.write(first, &together)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is on the heap and not a tree page: runs, as they are.
+    fn write_runs(&mut self) -> Result<(), StoreError> {
+        let mut runs: Vec<(u64, u64)> =
+            self.dirty.iter().map(|(page, len)| (*page, *len)).collect();
+        runs.retain(|(page, _)| !self.sums.contains_key(page));
+        runs.sort_unstable();
+        for (page, pages) in runs {
+            let len = usize::try_from(pages).expect("a run fits memory") * PAGE;
+            let unreadable = || corrupt(self.snapshot.name(), page, "a run cannot be read");
+            let (bytes, _) = self.snapshot.pin.bytes(page, len).ok_or_else(unreadable)?;
+            self.writer.write(page, bytes)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,579 @@
+//! The database: a copy-on-write B+tree over one mapped file, a cache of the applied log.
+//!
+//! * A batch of entries is one [`Txn`]. Its changes are on the heap; committing publishes
+//!   a [`Snapshot`], which readers share and which never changes.
+//! * A checkpoint writes the pages that are only on the heap into the file, then a meta
+//!   page that names the roots and the entry they stand at (`checkpoint.rs`).
+//! * After a crash the last durable checkpoint is there, whole, and the log is applied
+//!   from [`Db::durable`] on. The checkpoint before it stays intact as well, in case the
+//!   newer meta page is damaged: hence the log is kept from [`Db::log_needed_from`].
+//!
+//! Left out: a second story of durability (the log has it), and transactions that conflict:
+//! there is one writer, the entries in their order.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::Identity;
+use super::disk::{Disk, FileKind, parent};
+use super::error::StoreError;
+use super::map::{FileWriter, PAGE, PageMap, Pin};
+use super::meta::{BitmapRun, MEMBERSHIP_MAX, Meta, ROOTS, Root, SLOTS};
+use super::page::{Run, View};
+use super::scan::Scan;
+use super::space::{Bitmap, Space};
+use super::tree::{self, Batch, PageTable, Source, Workspace, corrupt};
+
+pub use super::checkpoint::{CheckpointDone, CheckpointJob};
+pub use super::meta::DbState;
+pub use super::page::{KEY_MAX, VALUE_MAX};
+
+/// The fixed trees of a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tree {
+    /// Keys and their newest values.
+    Kv = 0,
+    /// Changes by revision.
+    History = 1,
+    /// Keys by the time they expire.
+    Ttl = 2,
+    /// What clients asked for last.
+    Session = 3,
+    /// Everything else.
+    Meta = 4,
+}
+
+/// How to open a database.
+#[derive(Clone, Debug)]
+pub struct DbOptions {
+    /// The file.
+    pub path: PathBuf,
+    /// Address space to reserve: the file never gets bigger. Make it a few times the quota.
+    pub map_max: u64,
+    /// Bytes in use above which puts are refused.
+    pub quota: u64,
+    /// The file grows by multiples of this.
+    pub grow_step: u64,
+}
+
+/// A checkpoint that must not be overwritten.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) meta: Meta,
+    pub(super) bitmap: Arc<Bitmap>,
+}
+
+/// The database. One thread owns it; readers have [`Published`].
+#[derive(Debug)]
+pub struct Db {
+    disk: Arc<dyn Disk>,
+    options: DbOptions,
+    identity: Identity,
+    published: Published,
+    pub(super) current: Arc<Snapshot>,
+    pub(super) map: Arc<PageMap>,
+    pub(super) space: Space,
+    /// `None` while a checkpoint is being written.
+    pub(super) writer: Option<FileWriter>,
+    /// Pages that are on the heap only, and how many of them form the run.
+    pub(super) dirty: PageTable<u64>,
+    pub(super) dirty_pages: u64,
+    /// Freed pages by the last pin that may read them.
+    retired: VecDeque<(u64, Vec<(u64, u64)>)>,
+    pub(super) durable: Kept,
+    pub(super) previous: Option<Kept>,
+    /// The bitmap of `current` on disk, whose pages the next checkpoint gives up.
+    pub(super) bitmap: BitmapRun,
+    /// Tells a checkpoint of this file from one of a file that was replaced.
+    pub(super) generation: u64,
+}
+
+/// Where the newest snapshot is found; clone it freely.
+#[derive(Clone, Debug)]
+pub struct Published {
+    newest: Arc<RwLock<Arc<Snapshot>>>,
+}
+
+impl Published {
+    /// The newest snapshot.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.newest.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, snapshot: Arc<Snapshot>) {
+        let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *newest, snapshot);
+        drop(newest);
+        drop(old);
+    }
+}
+
+/// The database as it was after some batch. Readers share it; it never changes.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub(super) pin: Pin,
+    pub(super) roots: [Root; ROOTS],
+    state: DbState,
+}
+
+impl Source for Snapshot {
+    fn page(&self, page: u64, crc: u32) -> Result<&[u8], StoreError> {
+        let Some((bytes, verified)) = self.pin.bytes(page, PAGE) else {
+            return Err(corrupt(self.name(), page, "a page in use cannot be read"));
+        };
+        if !verified {
+            if !View::new(bytes).is_intact(page, crc) {
+                return Err(corrupt(self.name(), page, "the checksum does not match"));
+            }
+            self.pin.set_verified(page);
+        }
+        Ok(bytes)
+    }
+
+    fn run(&self, run: &Run) -> Result<&[u8], StoreError> {
+        let Some((bytes, verified)) = self.pin.bytes(run.page, run.len) else {
+            return Err(corrupt(self.name(), run.page, "a run in use cannot be read"));
+        };
+        if !verified {
+            if crc32c::crc32c(bytes) != run.crc {
+                return Err(corrupt(self.name(), run.page, "the checksum does not match"));
+            }
+            self.pin.set_verified(run.page);
+        }
+        Ok(bytes)
+    }
+
+    fn name(&self) -> &str {
+        self.pin.map().name()
+    }
+}
+
+impl Snapshot {
+    fn root(&self, tree: Tree) -> &Root {
+        &self.roots[tree as usize]
+    }
+
+    /// The value of a key, as a slice of the map or the heap.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
+        tree::get(self, self.root(tree), key)
+    }
+
+    /// Walks the keys between two bounds, upwards or downwards.
+    #[must_use]
+    pub fn scan(
+        &self,
+        tree: Tree,
+        low: Bound<&[u8]>,
+        high: Bound<&[u8]>,
+        reverse: bool,
+    ) -> Scan<'_> {
+        Scan::new(self, *self.root(tree), (low, high), reverse)
+    }
+
+    /// What the state machine knew then.
+    #[must_use]
+    pub fn state(&self) -> &DbState {
+        &self.state
+    }
+
+    /// How many keys a tree has.
+    #[must_use]
+    pub fn entries(&self, tree: Tree) -> u64 {
+        self.root(tree).entries
+    }
+}
+
+/// What [`open_file`] finds.
+struct Opened {
+    writer: FileWriter,
+    durable: Kept,
+    previous: Option<Kept>,
+}
+
+/// Opens a database file; `None`: there is none.
+fn open_file(
+    disk: &dyn Disk,
+    path: &Path,
+    map_max: u64,
+    identity: Identity,
+) -> Result<Option<Opened>, StoreError> {
+    let Some(region) = disk.open(path, FileKind::Db, map_max)? else { return Ok(None) };
+    // An earlier process may have ended between a write and its sync: what is read now
+    // must not be lost later.
+    region.sync_all()?;
+    let read = |offset: u64, len: usize| {
+        let mut bytes = vec![0; len];
+        region.read_at(offset, &mut bytes).map(|()| bytes)
+    };
+    let mut metas = Vec::new();
+    for slot in SLOTS {
+        if region.len() >= (slot + 1) * PAGE as u64 {
+            metas.extend(Meta::decode(&read(slot * PAGE as u64, PAGE)?));
+        }
+    }
+    metas.sort_by_key(|meta| meta.seq);
+    let kept = |meta: Meta| {
+        let run = meta.bitmap;
+        let end = run.page.checked_add(run.pages).filter(|end| *end <= meta.pages);
+        let fits = meta.pages.checked_mul(PAGE as u64).is_some_and(|len| len <= region.len());
+        if end.is_none() || !fits {
+            return Err(corrupt(region.name(), meta.slot(), "the file is too short"));
+        }
+        let len = usize::try_from(run.pages * PAGE as u64).expect("checked against the file");
+        let bytes = read(run.page * PAGE as u64, len)?;
+        let bitmap = Bitmap::from_bytes(&bytes);
+        if crc32c::crc32c(&bytes) != run.crc || bitmap.iter().any(|page| page >= meta.pages) {
+            return Err(corrupt(region.name(), run.page, "the bitmap is damaged"));
+        }
+        Ok(Kept { meta, bitmap: Arc::new(bitmap) })
+    };
+    let Some(newest) = metas.pop() else {
+        return Err(corrupt(region.name(), 0, "neither meta page is intact"));
+    };
+    let (wanted, found) = (identity, newest.identity);
+    if (wanted.cluster, wanted.node) != (found.cluster, found.node) {
+        let of = |who: Identity| format!("node {} of cluster {:032x}", who.node.0, who.cluster);
+        let file = region.name().to_owned();
+        return Err(StoreError::Foreign { file, found: of(found), wanted: of(wanted) });
+    }
+    let previous = metas.pop().filter(|older| older.seq + 1 == newest.seq);
+    let previous = previous.map(kept).transpose()?;
+    let durable = kept(newest)?;
+    let run = durable.meta.bitmap;
+    let bitmap = Arc::clone(&durable.bitmap);
+    let tree_pages = bitmap
+        .iter()
+        .filter(|page| !SLOTS.contains(page) && !(run.page..run.page + run.pages).contains(page));
+    let writer = PageMap::open(region, tree_pages);
+    Ok(Some(Opened { writer, durable, previous }))
+}
+
+/// The name under which a file is made, before it is renamed to `path`.
+#[must_use]
+pub fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
+/// Makes an empty database: under another name first, so that it exists whole or not.
+fn create_file(disk: &dyn Disk, options: &DbOptions, identity: Identity) -> Result<(), StoreError> {
+    let path = unfinished(&options.path);
+    discard(disk, &path)?;
+    let region = disk.create(&path, FileKind::Db, options.map_max)?;
+    let mut bitmap = Bitmap::default();
+    let run = BitmapRun { page: 1, pages: 1, crc: 0 };
+    for page in [SLOTS[0], SLOTS[1], run.page] {
+        bitmap.set(page);
+    }
+    let mut writer = PageMap::open(region, std::iter::empty());
+    let pages = SLOTS[1] + 1;
+    writer.grow(pages * PAGE as u64)?;
+    let bytes = bitmap.to_bytes(run.pages);
+    writer.write(run.page, &bytes)?;
+    let bitmap = BitmapRun { crc: crc32c::crc32c(&bytes), ..run };
+    let (roots, state) = ([Root::default(); ROOTS], DbState::default());
+    let meta = Meta { seq: 0, identity, pages, bitmap, roots, state };
+    writer.write(meta.slot(), &meta.encode())?;
+    writer.sync(0, pages * PAGE as u64)?;
+    drop(writer);
+    disk.rename(&path, &options.path)?;
+    disk.sync_dir(&parent(&options.path))
+}
+
+/// Removes a file that an interrupted run left behind.
+pub(super) fn discard(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+    if Db::exists(disk, path)? { disk.remove(path) } else { Ok(()) }
+}
+
+impl Db {
+    /// Opens the database at its last durable checkpoint, and makes it when absent.
+    ///
+    /// # Errors
+    /// `Foreign` when it belongs to another node or cluster, `Corrupt`, `Io`.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        options: DbOptions,
+        identity: Identity,
+    ) -> Result<Self, StoreError> {
+        let opened = match open_file(&*disk, &options.path, options.map_max, identity)? {
+            Some(opened) => opened,
+            None => {
+                create_file(&*disk, &options, identity)?;
+                open_file(&*disk, &options.path, options.map_max, identity)?
+                    .ok_or_else(|| corrupt(&options.path.display().to_string(), 0, "vanished"))?
+            }
+        };
+        let published = |snapshot: &Arc<Snapshot>| Published {
+            newest: Arc::new(RwLock::new(Arc::clone(snapshot))),
+        };
+        Ok(Self::assemble(disk, options, identity, opened, 0, published))
+    }
+
+    fn assemble(
+        disk: Arc<dyn Disk>,
+        options: DbOptions,
+        identity: Identity,
+        opened: Opened,
+        generation: u64,
+        published: impl FnOnce(&Arc<Snapshot>) -> Published,
+    ) -> Self {
+        let Opened { writer, durable, previous } = opened;
+        let map = Arc::clone(writer.map());
+        let meta = &durable.meta;
+        let step = (options.grow_step / PAGE as u64).max(1);
+        let live = Bitmap::clone(&durable.bitmap);
+        let file_pages = map.len() / PAGE as u64;
+        let mut space = Space::new(live, file_pages, map.capacity(), step);
+        let kept = [Some(&durable), previous.as_ref()];
+        space.keep(kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect());
+        let (roots, state) = (meta.roots, meta.state.clone());
+        let current = Arc::new(Snapshot { pin: map.pin(), roots, state });
+        let published = published(&current);
+        Self {
+            disk,
+            options,
+            identity,
+            published,
+            current,
+            map,
+            space,
+            writer: Some(writer),
+            dirty: PageTable::default(),
+            dirty_pages: 0,
+            retired: VecDeque::new(),
+            bitmap: meta.bitmap,
+            durable,
+            previous,
+            generation,
+        }
+    }
+
+    /// Is there a database at `path`?
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn exists(disk: &dyn Disk, path: &Path) -> Result<bool, StoreError> {
+        let Some(name) = path.file_name() else { return Ok(false) };
+        let names = disk.list(&parent(path))?;
+        Ok(names.iter().any(|entry| entry.as_str() == name.to_string_lossy()))
+    }
+
+    /// What was applied last.
+    #[must_use]
+    pub fn state(&self) -> &DbState {
+        &self.current.state
+    }
+
+    /// The newest entry that a crash cannot undo.
+    #[must_use]
+    pub fn durable(&self) -> crate::raft::types::LogId {
+        self.durable.meta.state.applied
+    }
+
+    /// Entries after this one must stay in the log: the checkpoint before the last one.
+    #[must_use]
+    pub fn log_needed_from(&self) -> crate::raft::types::LogId {
+        self.previous.as_ref().unwrap_or(&self.durable).meta.state.applied
+    }
+
+    /// Starts a batch.
+    pub fn begin(&mut self) -> Txn<'_> {
+        let (roots, state) = (self.current.roots, self.current.state.clone());
+        Txn { batch: Batch::default(), roots, state, whole: true, db: self }
+    }
+
+    /// A handle to the newest snapshot, now and later.
+    #[must_use]
+    pub fn published(&self) -> Published {
+        self.published.clone()
+    }
+
+    /// Bytes that the next checkpoint will write.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        self.dirty_pages * PAGE as u64
+    }
+
+    /// Length of the file.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.map.len()
+    }
+
+    /// Bytes in use by the newest state.
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        self.space.live_pages() * PAGE as u64
+    }
+
+    /// Whose database it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Replaces the database by the verified file `from`, in the same directory. Snapshots
+    /// and streams of the old one stay readable until they are dropped.
+    ///
+    /// # Errors
+    /// As for [`Db::open`]; before the rename the old database is still in place.
+    pub fn install(&mut self, from: &Path) -> Result<(), StoreError> {
+        let (disk, options) = (Arc::clone(&self.disk), self.options.clone());
+        let absent = || corrupt(&from.display().to_string(), 0, "there is no such database");
+        drop(open_file(&*disk, from, options.map_max, self.identity)?.ok_or_else(absent)?);
+        disk.rename(from, &options.path)?;
+        disk.sync_dir(&parent(&options.path))?;
+        let opened = open_file(&*disk, &options.path, options.map_max, self.identity)?;
+        let opened = opened.ok_or_else(absent)?;
+        let (published, generation) = (self.published.clone(), self.generation + 1);
+        *self = Self::assemble(disk, options, self.identity, opened, generation, |snapshot| {
+            published.set(Arc::clone(snapshot));
+            published
+        });
+        Ok(())
+    }
+
+    /// Hides what no snapshot reads any more, and frees what no pin can see.
+    pub(super) fn reclaim(&mut self) {
+        let oldest = self.map.oldest_pin();
+        while self.retired.front().is_some_and(|(pin, _)| *pin < oldest) {
+            let Some((_, pages)) = self.retired.pop_front() else { break };
+            for (page, pages) in pages {
+                self.map.hide(page, pages);
+            }
+        }
+        let space = &mut self.space;
+        self.map.reclaim(|page, pages| space.free(page, pages));
+    }
+}
+
+/// One batch of applied entries. Dropped without [`Txn::commit`], it leaves no trace.
+#[derive(Debug)]
+pub struct Txn<'a> {
+    db: &'a mut Db,
+    batch: Batch,
+    roots: [Root; ROOTS],
+    state: DbState,
+    /// Did every change succeed? Half a change must not be published.
+    whole: bool,
+}
+
+impl Txn<'_> {
+    fn change<T>(
+        &mut self,
+        tree: Tree,
+        change: impl FnOnce(&mut Workspace<'_, Snapshot>, &mut Root) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let Db { current, space, .. } = &mut *self.db;
+        let mut work = Workspace { base: &**current, batch: &mut self.batch, space };
+        let changed = change(&mut work, &mut self.roots[tree as usize]);
+        self.whole &= changed.is_ok();
+        changed
+    }
+
+    /// The value of a key, with the changes of this batch.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn get(&mut self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with_value(tree, key, <[u8]>::to_vec)
+    }
+
+    /// Looks at the value of a key without copying it.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn with_value<T>(
+        &mut self,
+        tree: Tree,
+        key: &[u8],
+        look: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        self.change(tree, |work, root| Ok(tree::get(work, root, key)?.map(look)))
+    }
+
+    /// Stores a value.
+    ///
+    /// # Errors
+    /// `Full` when the quota is reached: nothing changed, the batch can go on. `Full` when
+    /// the address space is used up, or `Corrupt`: the batch cannot be committed.
+    ///
+    /// # Panics
+    /// When the key is empty or longer than [`KEY_MAX`], or the value than [`VALUE_MAX`].
+    pub fn put(&mut self, tree: Tree, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        assert!(!key.is_empty() && key.len() <= KEY_MAX, "the caller checks keys");
+        assert!(value.len() <= VALUE_MAX, "the caller checks values");
+        let (quota, live) = (self.db.options.quota, self.db.live_bytes());
+        if live + (key.len() + value.len()) as u64 > quota {
+            return Err(StoreError::Full { limit: quota });
+        }
+        self.change(tree, |work, root| work.put(root, key, value))
+    }
+
+    /// Removes a key and says whether it was there.
+    ///
+    /// # Errors
+    /// `Corrupt`, or `Full` when the address space is used up.
+    pub fn delete(&mut self, tree: Tree, key: &[u8]) -> Result<bool, StoreError> {
+        self.change(tree, |work, root| work.delete(root, key))
+    }
+
+    /// What the state machine wants to remember with this batch.
+    pub fn state_mut(&mut self) -> &mut DbState {
+        &mut self.state
+    }
+
+    /// What it remembers so far.
+    #[must_use]
+    pub fn state(&self) -> &DbState {
+        &self.state
+    }
+
+    /// Publishes the batch.
+    ///
+    /// # Errors
+    /// `Invalid` when a change failed half-way; the batch is gone then.
+    ///
+    /// # Panics
+    /// When the membership is longer than 2 KiB.
+    pub fn commit(mut self) -> Result<Arc<Snapshot>, StoreError> {
+        assert!(self.state.membership.len() <= MEMBERSHIP_MAX, "the caller checks members");
+        if !self.whole {
+            let file = self.db.map.name().to_owned();
+            let why = "a change of this batch failed half-way".to_owned();
+            return Err(StoreError::Invalid { file, why });
+        }
+        let (batch, state) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.state));
+        let db = &mut *self.db;
+        for (page, bytes) in batch.pages {
+            let pages = (bytes.len() / PAGE) as u64;
+            db.map.put(page, bytes);
+            db.dirty.insert(page, pages);
+            db.dirty_pages += pages;
+        }
+        for &(page, pages) in &batch.freed {
+            db.space.retire(page, pages);
+            db.dirty_pages -= db.dirty.remove(&page).unwrap_or(0);
+        }
+        db.retired.push_back((db.current.pin.id(), batch.freed));
+        db.current = Arc::new(Snapshot { pin: db.map.pin(), roots: self.roots, state });
+        db.published.set(Arc::clone(&db.current));
+        db.reclaim();
+        Ok(Arc::clone(&db.current))
+    }
+}
+
+impl Drop for Txn<'_> {
+    fn drop(&mut self) {
+        for (page, bytes) in self.batch.pages.drain() {
+            self.db.space.untake(page, (bytes.len() / PAGE) as u64);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Reading the log while it is written: frames for followers and entries for the state
+//! machine, straight from the map.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use bytes::Bytes;
+
+use super::frame::{self, Frame};
+use super::map::AppendMap;
+use crate::raft::types::{EntryKind, Index, LogId, Term};
+
+/// Where a frame lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Number of the segment, counted from the first that the process opened.
+    pub(super) segment: u32,
+    /// Bytes from its start, in units of 8.
+    pub(super) eighths: u32,
+}
+
+/// What is where. One writer, under a lock that is held for moments.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// The entry before the first one held.
+    pub(super) base: LogId,
+    /// Its chain.
+    pub(super) base_chain: u64,
+    /// Of each entry held, in order.
+    pub(super) places: VecDeque<Place>,
+    /// The segments, by the numbers in [`Place`].
+    pub(super) segments: BTreeMap<u32, Arc<AppendMap>>,
+}
+
+impl Places {
+    pub(super) fn last(&self) -> Index {
+        Index(self.base.index.0 + self.places.len() as u64)
+    }
+
+    pub(super) fn place(&self, index: Index) -> Option<Place> {
+        let at = index.0.checked_sub(self.base.index.0 + 1)?;
+        self.places.get(usize::try_from(at).ok()?).copied()
+    }
+
+    /// Forgets entry `first` and all after it.
+    pub(super) fn truncate(&mut self, first: Index) {
+        let keep = first.0.saturating_sub(self.base.index.0 + 1);
+        self.places.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+    }
+
+    fn frame(&self, index: Index) -> Option<(Frame<'_>, &Arc<AppendMap>, u64)> {
+        let place = self.place(index)?;
+        let map = self.segments.get(&place.segment)?;
+        let at = u64::from(place.eighths) * 8;
+        let header = map.bytes(at, frame::HEADER)?;
+        let len = u32::from_le_bytes(*header.get(4..)?.first_chunk()?);
+        let size = frame::size_of(usize::try_from(len).ok()?);
+        let frame = frame::decode(map.bytes(at, size)?).ok()?;
+        (frame.id.index == index).then_some((frame, map, at))
+    }
+
+    /// Term and chain of an entry; also of the one before the first.
+    pub(super) fn identity(&self, index: Index) -> Option<(LogId, u64)> {
+        if index == self.base.index {
+            return Some((self.base, self.base_chain));
+        }
+        self.frame(index).map(|(frame, ..)| (frame.id, frame.chain))
+    }
+}
+
+/// An entry as the state machine takes it; the payload is a slice of the map.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name.
+    pub id: LogId,
+    /// What the payload is.
+    pub kind: EntryKind,
+    /// The leader's clock when it was proposed.
+    pub time_ms: u64,
+    /// Hash of everything up to and including this entry.
+    pub chain: u64,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// Sees all entries that are written, durable or not. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LogReader {
+    pub(super) places: Arc<RwLock<Places>>,
+}
+
+/// Bytes of a segment, which stays mapped while they are in use.
+struct Slice {
+    map: Arc<AppendMap>,
+    at: u64,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        self.map.bytes(self.at, self.len).unwrap_or_default()
+    }
+}
+
+impl LogReader {
+    pub(super) fn lock(&self) -> RwLockReadGuard<'_, Places> {
+        self.places.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The frames of entries `first ..= last`, verbatim, at most `max_bytes` of them but at
+    /// least one, and the last index among them. `None`: some are compacted away or not
+    /// written.
+    #[must_use]
+    pub fn frames(
+        &self,
+        first: Index,
+        last: Index,
+        max_bytes: usize,
+    ) -> Option<(Vec<Bytes>, Index)> {
+        let places = self.lock();
+        let mut slices: Vec<Slice> = Vec::new();
+        let (mut total, mut index) = (0, first);
+        while index <= last {
+            let (frame, map, at) = places.frame(index)?;
+            if total > 0 && total + frame.size > max_bytes {
+                break;
+            }
+            total += frame.size;
+            match slices.last_mut() {
+                Some(slice)
+                    if Arc::ptr_eq(&slice.map, map) && slice.at + slice.len as u64 == at =>
+                {
+                    slice.len += frame.size;
+                }
+                _ => slices.push(Slice { map: map.clone(), at, len: frame.size }),
+            }
+            index = index.next();
+        }
+        (total > 0).then(|| (slices.into_iter().map(Bytes::from_owner).collect(), index.prev()))
+    }
+
+    /// The term of an entry, or of the one before the first.
+    #[must_use]
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.lock().identity(index).map(|(id, _)| id.term)
+    }
+
+    /// One entry; `None`: compacted away, not written, or damaged since it was.
+    #[must_use]
+    pub fn entry(&self, index: Index) -> Option<Entry> {
+        let places = self.lock();
+        let (frame, map, at) = places.frame(index)?;
+        let Frame { id, kind, time_ms, chain, payload, .. } = frame;
+        let slice = Slice { map: map.clone(), at: at + frame::HEADER as u64, len: payload.len() };
+        Some(Entry { id, kind, time_ms, chain, payload: Bytes::from_owner(slice) })
+    }
+}

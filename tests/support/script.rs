@@ -1,0 +1,538 @@
+//! Runs scripts: commands to a cluster of cores, and what came of them.
+//!
+//! | command | does |
+//! |---|---|
+//! | `limit inflight/batch/bytes/half N` | a setting, before `cluster` |
+//! | `cluster N [learners M]` | N empty voters, M empty learners |
+//! | `node nI term T [vote nJ] [commit C] log T1 T2 ..` | replaces a node: a log with these terms |
+//! | `tick nI/all [N]` | ticks, nothing delivered |
+//! | `wait N` | N times: everyone ticks, everything is delivered; only changes are shown |
+//! | `elect nI` | campaigns, everything is delivered, ticks once; only changes are shown |
+//! | `campaign nI`, `transfer nI nJ`, `unreachable nI nJ`, `read nI`, `propose nI V..` | inputs |
+//! | `broken nI nJ` | nI hears that its snapshot to nJ did not arrive |
+//! | `deliver [nJ [nI]]` | all until quiet; what is on its way to nJ (from nI) |
+//! | `drop [nJ [nI]]`, `keep ..`, `replay`, `twice`, `reverse` | loses, withholds, repeats, reorders messages |
+//! | `cut nI [nJ]`, `cut nI > nJ`, `heal` | links |
+//! | `hold nI`, `sync nI`, `release nI` | the disk of nI: stops, works once, works |
+//! | `crash nI [kept N]`, `start nI`, `compact nI` | |
+//! | `inject nI nJ TERM Message field=value ..` | a message from nowhere |
+//! | `state [nI]`, `log nI`, `progress nI` | looks |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use mmapd::raft::RoleKind;
+use mmapd::raft::config::{Config, Planted};
+use mmapd::raft::message::{Effects, EntryRun, Envelope, Input, Message, ReadOutcome};
+use mmapd::raft::progress::Flow;
+use mmapd::raft::types::{HardState, Index, LogId, Membership, NodeId, Term};
+
+use crate::cores::{Disk, Entry, Host, Packet, payloads};
+
+/// Ends a script that never becomes quiet.
+const DELIVERIES_MAX: usize = 10_000;
+
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    config: Config,
+    hosts: BTreeMap<NodeId, Host>,
+    down: BTreeMap<NodeId, Disk>,
+    net: Vec<Packet>,
+    kept: Vec<Packet>,
+    cut: BTreeSet<(NodeId, NodeId)>,
+    held: BTreeSet<NodeId>,
+    lives: u64,
+    reads: u64,
+    shown: BTreeMap<NodeId, (String, Index)>,
+    text: String,
+}
+
+impl Cluster {
+    pub(crate) fn new(planted: Option<Planted>) -> Self {
+        let config = Config { planted, ..Config::new(NodeId(1), 1) };
+        Self {
+            config,
+            hosts: BTreeMap::new(),
+            down: BTreeMap::new(),
+            net: Vec::new(),
+            kept: Vec::new(),
+            cut: BTreeSet::new(),
+            held: BTreeSet::new(),
+            lives: 0,
+            reads: 0,
+            shown: BTreeMap::new(),
+            text: String::new(),
+        }
+    }
+
+    /// Runs the commands of one block and tells what came of them.
+    pub(crate) fn run(&mut self, commands: &str) -> String {
+        self.text.clear();
+        for line in commands.lines().filter(|line| !line.starts_with('#')) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            self.command(words[0], &words[1..]);
+            self.show_changes();
+        }
+        if self.text.is_empty() { "ok\n".into() } else { self.text.clone() }
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.text, "{line}").unwrap();
+    }
+
+    fn command(&mut self, name: &str, words: &[&str]) {
+        match name {
+            "limit" | "cluster" | "node" => self.set_up(name, words),
+            "tick" => self.tick(words),
+            "wait" => {
+                for _ in 0..number(words[0]) {
+                    self.tick(&["all"]);
+                    self.quietly(Self::deliver_all);
+                    self.show_changes();
+                }
+            }
+            "elect" => {
+                self.step(id(words[0]), Input::Campaign, &[]);
+                self.quietly(Self::deliver_all);
+                self.quietly(|cluster| cluster.tick(&[words[0]]));
+                self.quietly(Self::deliver_all);
+            }
+            "campaign" => self.step(id(words[0]), Input::Campaign, &[]),
+            "transfer" => self.step(id(words[0]), Input::Transfer { to: id(words[1]) }, &[]),
+            "unreachable" => {
+                self.step(id(words[0]), Input::Unreachable { peer: id(words[1]) }, &[]);
+            }
+            "broken" => {
+                let input = Input::SnapshotSent { to: id(words[1]), installed: None };
+                self.step(id(words[0]), input, &[]);
+            }
+            "read" => {
+                self.reads += 1;
+                self.step(id(words[0]), Input::Read { token: self.reads }, &[]);
+            }
+            "propose" => {
+                let numbers: Vec<u64> = words[1..].iter().map(|word| number(word)).collect();
+                let sizes = vec![8; numbers.len()];
+                self.step(id(words[0]), Input::Propose { sizes }, &payloads(&numbers));
+            }
+            "deliver" if words.is_empty() => self.deliver_all(),
+            "deliver" => {
+                for packet in self.take(words) {
+                    self.deliver(packet);
+                }
+            }
+            "drop" => {
+                for packet in self.take(words) {
+                    let line = format!("lost: {}", packet_text(&packet));
+                    self.say(&line);
+                }
+            }
+            "keep" => {
+                let packets = self.take(words);
+                self.kept.extend(packets);
+            }
+            "replay" => {
+                let kept = std::mem::take(&mut self.kept);
+                self.net.extend(kept);
+            }
+            "twice" => self.net.extend(self.net.clone()),
+            "reverse" => self.net.reverse(),
+            "inject" => {
+                let message = parse_message(words[3], &words[4..]);
+                let mut payloads = Vec::new();
+                if let Message::Append { entries, prev, .. } = &message {
+                    payloads = entries_of(*prev, entries);
+                }
+                let (from, to, term) = (id(words[0]), id(words[1]), Term(number(words[2])));
+                let packet = Packet::Message(Envelope { from, to, term, message }, payloads);
+                self.deliver(packet);
+            }
+            _ => self.fault_or_look(name, words),
+        }
+    }
+
+    /// Does `act` and keeps silent about the messages.
+    fn quietly(&mut self, act: impl FnOnce(&mut Self)) {
+        let before = self.text.len();
+        act(self);
+        self.text.truncate(before);
+    }
+
+    fn fault_or_look(&mut self, name: &str, words: &[&str]) {
+        match name {
+            "cut" => self.cut(words),
+            "heal" => self.cut.clear(),
+            "hold" => {
+                self.held.insert(id(words[0]));
+            }
+            "release" => {
+                self.held.remove(&id(words[0]));
+                self.sync(id(words[0]));
+            }
+            "sync" => self.sync(id(words[0])),
+            "crash" => {
+                let kept = words.get(2).map_or(0, |word| number(word));
+                let host = self.hosts.remove(&id(words[0])).expect("it runs");
+                let kept = usize::try_from(kept).unwrap();
+                assert!(kept <= host.writes_under_way(), "nothing more to keep");
+                self.down.insert(id(words[0]), host.crash(kept));
+                self.shown.remove(&id(words[0]));
+            }
+            "start" => self.start(id(words[0])),
+            "compact" => {
+                let mut sent = Vec::new();
+                self.hosts.get_mut(&id(words[0])).unwrap().compact(&mut sent);
+            }
+            "state" => {
+                let ids: Vec<NodeId> = match words.first() {
+                    Some(word) => vec![id(word)],
+                    None => self.hosts.keys().copied().collect(),
+                };
+                for id in ids {
+                    let line = state_text(&self.hosts[&id]);
+                    self.say(&line);
+                }
+            }
+            "log" => {
+                let log = &self.hosts[&id(words[0])].log;
+                let mut line = format!("{}: after {}:", words[0], log.base);
+                for entry in &log.entries {
+                    write!(line, " {}", entry.id).unwrap();
+                }
+                self.say(&line);
+            }
+            "progress" => {
+                let lines: Vec<String> =
+                    self.hosts[&id(words[0])].raft.progress().map(progress_text).collect();
+                for line in lines {
+                    self.say(&line);
+                }
+            }
+            _ => panic!("no such command: {name}"),
+        }
+    }
+
+    fn set_up(&mut self, name: &str, words: &[&str]) {
+        match (name, words) {
+            ("limit", ["inflight", n]) => {
+                self.config.max_inflight = usize::try_from(number(n)).unwrap();
+            }
+            ("limit", ["batch", n]) => self.config.max_batch_entries = number(n),
+            ("limit", ["bytes", n]) => self.config.max_uncommitted_bytes = number(n),
+            ("cluster", [voters, rest @ ..]) => {
+                let voters: Vec<NodeId> = (1..=number(voters)).map(NodeId).collect();
+                let learners = rest.get(1).map_or(0, |word| number(word));
+                let first = voters.len() as u64 + 1;
+                let learners: Vec<NodeId> = (first..first + learners).map(NodeId).collect();
+                let membership = Membership { voters, learners, ..Membership::default() };
+                for id in membership.members() {
+                    let base_membership = membership.clone();
+                    self.down.insert(id, Disk { base_membership, ..Disk::default() });
+                    self.start(id);
+                }
+            }
+            ("node", [node, rest @ ..]) => {
+                let at = |name: &str| rest.iter().position(|word| *word == name);
+                let field = |name: &str| at(name).map(|at| rest[at + 1]);
+                let old = self.hosts.remove(&id(node)).expect("it runs");
+                let terms = at("log").map_or(&[][..], |at| &rest[at + 1..]);
+                let hard_state = HardState {
+                    term: Term(number(field("term").expect("a term"))),
+                    vote: field("vote").map(id),
+                };
+                let entries = (1..)
+                    .zip(terms)
+                    .map(|(index, term)| {
+                        let id = LogId { term: Term(number(term)), index: Index(index) };
+                        Entry { id, payload: id.term.0 * 1000 + index, config: None }
+                    })
+                    .collect();
+                let disk = Disk { hard_state, entries, ..old.disk };
+                self.down.insert(id(node), disk);
+                self.start(id(node));
+            }
+            _ => panic!("cannot set up {name} {words:?}"),
+        }
+    }
+
+    fn start(&mut self, node: NodeId) {
+        self.lives += 1;
+        let config = Config { id: node, seed: self.lives, ..self.config.clone() };
+        let disk = self.down.remove(&node).expect("it is down");
+        let host = Host::start(config, disk);
+        self.shown.insert(node, (role_text(&host), host.raft.applied()));
+        self.hosts.insert(node, host);
+    }
+
+    fn tick(&mut self, words: &[&str]) {
+        for _ in 0..words.get(1).map_or(1, |word| number(word)) {
+            match words[0] {
+                "all" => {
+                    for id in self.hosts.keys().copied().collect::<Vec<_>>() {
+                        self.step(id, Input::Tick, &[]);
+                    }
+                }
+                node => self.step(id(node), Input::Tick, &[]),
+            }
+        }
+    }
+
+    fn step(&mut self, node: NodeId, input: Input, entries: &[Entry]) {
+        self.with(node, |host, sent| host.step(input, entries, sent));
+    }
+
+    /// Lets one node act; its disk follows at once unless it is held.
+    fn with(&mut self, node: NodeId, act: impl FnOnce(&mut Host, &mut Vec<Packet>) -> Effects) {
+        let Some(host) = self.hosts.get_mut(&node) else { return };
+        let mut sent = Vec::new();
+        let out = act(host, &mut sent);
+        match out.proposed {
+            Some(Ok(first)) => self.say(&format!("{node}: proposed from {first}")),
+            Some(Err(why)) => self.say(&format!("{node}: refused, {why:?}")),
+            None => {}
+        }
+        for (token, outcome) in out.reads {
+            self.say(&match outcome {
+                ReadOutcome::At(index) => format!("{node}: read {token} at {index}"),
+                ReadOutcome::Refused(leader) => {
+                    format!("{node}: read {token} refused, leader {}", node_text(leader))
+                }
+            });
+        }
+        let uncut = |packet: &Packet| !self.cut.contains(&(packet.from(), packet.to()));
+        self.net.extend(sent.into_iter().filter(uncut));
+        if !self.held.contains(&node) {
+            self.sync(node);
+        }
+    }
+
+    fn sync(&mut self, node: NodeId) {
+        if let Some(io) = self.hosts.get(&node).and_then(Host::newest_write) {
+            self.with(node, |host, sent| host.sync(io, sent));
+        }
+    }
+
+    fn deliver_all(&mut self) {
+        for _ in 0..DELIVERIES_MAX {
+            if self.net.is_empty() {
+                return;
+            }
+            let packet = self.net.remove(0);
+            self.deliver(packet);
+        }
+        panic!("the messages never end");
+    }
+
+    fn deliver(&mut self, packet: Packet) {
+        if self.cut.contains(&(packet.from(), packet.to())) {
+            return;
+        }
+        let line = packet_text(&packet);
+        self.say(&line);
+        self.with(packet.to(), |host, sent| host.receive(packet, sent));
+    }
+
+    /// What is on its way to `words[0]`, from `words[1]`.
+    fn take(&mut self, words: &[&str]) -> Vec<Packet> {
+        let (to, from) = (words.first().map(|w| id(w)), words.get(1).map(|w| id(w)));
+        let all = std::mem::take(&mut self.net);
+        let (taken, rest) = all.into_iter().partition(|packet| {
+            to.is_none_or(|to| packet.to() == to) && from.is_none_or(|from| packet.from() == from)
+        });
+        self.net = rest;
+        taken
+    }
+
+    fn cut(&mut self, words: &[&str]) {
+        match words {
+            [node] => {
+                for &other in self.hosts.keys() {
+                    self.cut.extend([(id(node), other), (other, id(node))]);
+                }
+            }
+            [a, ">", b] => {
+                self.cut.insert((id(a), id(b)));
+            }
+            [a, b] => self.cut.extend([(id(a), id(b)), (id(b), id(a))]),
+            _ => panic!("cut what? {words:?}"),
+        }
+        self.net.retain(|packet| !self.cut.contains(&(packet.from(), packet.to())));
+    }
+
+    /// Tells who changed its role and who applied something.
+    fn show_changes(&mut self) {
+        let mut lines = Vec::new();
+        for (&id, host) in &self.hosts {
+            let (role, applied) = self.shown.get_mut(&id).unwrap();
+            let now = role_text(host);
+            if *role != now {
+                lines.push(format!("{id}: {now}"));
+                *role = now;
+            }
+            if *applied != host.raft.applied() {
+                *applied = host.raft.applied();
+                lines.push(format!("{id}: applied {applied}"));
+            }
+        }
+        for line in lines {
+            self.say(&line);
+        }
+    }
+}
+
+fn number(word: &str) -> u64 {
+    word.parse().unwrap_or_else(|_| panic!("no number: {word}"))
+}
+
+fn id(word: &str) -> NodeId {
+    NodeId(number(word.strip_prefix('n').unwrap_or_else(|| panic!("no node: {word}"))))
+}
+
+fn log_id(word: &str) -> LogId {
+    let (term, index) = word.split_once('.').unwrap_or_else(|| panic!("no log id: {word}"));
+    LogId { term: Term(number(term)), index: Index(number(index)) }
+}
+
+fn node_text(node: Option<NodeId>) -> String {
+    node.map_or("nobody".into(), |node| node.to_string())
+}
+
+fn role_text(host: &Host) -> String {
+    let raft = &host.raft;
+    let term = raft.term();
+    match raft.role() {
+        RoleKind::Follower => match raft.leader() {
+            Some(leader) => format!("follows {leader} in term {term}"),
+            None => format!("follows nobody in term {term}"),
+        },
+        RoleKind::PreCandidate => format!("pre-candidate in term {term}"),
+        RoleKind::Candidate => format!("candidate in term {term}"),
+        RoleKind::Leader => format!("leads term {term}"),
+    }
+}
+
+fn state_text(host: &Host) -> String {
+    let raft = &host.raft;
+    format!(
+        "{}: {}, vote {}, last {}, durable {}, commit {}, applied {}",
+        raft.id(),
+        role_text(host),
+        node_text(raft.voted_for()),
+        raft.last(),
+        raft.durable(),
+        raft.commit(),
+        raft.applied()
+    )
+}
+
+fn progress_text((id, progress): (NodeId, &mmapd::raft::progress::Progress)) -> String {
+    let flow = match &progress.flow {
+        Flow::Probe { sent: true } => "probe, waits".into(),
+        Flow::Probe { sent: false } => "probe".into(),
+        Flow::Replicate { inflight } => format!("replicate, {} under way", inflight.len()),
+        Flow::Snapshot { pending } => format!("snapshot up to {pending}"),
+    };
+    format!("{id}: match {}, next {}, {flow}", progress.matched, progress.next)
+}
+
+fn packet_text(packet: &Packet) -> String {
+    match packet {
+        Packet::Message(envelope, _) => {
+            let Envelope { from, to, term, message } = envelope;
+            format!("{from} -> {to} {} (term {term})", message_text(message))
+        }
+        Packet::Snapshot { from, to, term, meta } => {
+            format!("{from} -> {to} Snapshot last={} (term {term})", meta.last)
+        }
+        Packet::SnapshotSent { from, to, installed } => match installed {
+            Some(last) => format!("{from} -> {to} snapshot {last} installed"),
+            None => format!("{from} -> {to} snapshot refused"),
+        },
+    }
+}
+
+fn message_text(message: &Message) -> String {
+    match message {
+        Message::PreVote { last } => format!("PreVote last={last}"),
+        Message::PreVoteReply { granted } => format!("PreVoteReply granted={}", yes(*granted)),
+        Message::Vote { last, transfer } => {
+            format!("Vote last={last}{}", if *transfer { " transfer" } else { "" })
+        }
+        Message::VoteReply { granted } => format!("VoteReply granted={}", yes(*granted)),
+        Message::Append { prev, entries, commit, .. } => {
+            let ids: Vec<String> =
+                entries_of(*prev, entries).iter().map(|entry| entry.id.to_string()).collect();
+            format!("Append prev={prev} entries=[{}] commit={commit}", ids.join(" "))
+        }
+        Message::Accepted { matched, .. } => format!("Accepted matched={matched}"),
+        Message::Rejected { prev, hint, last, .. } => {
+            format!("Rejected prev={prev} hint={hint} last={last}")
+        }
+        Message::Heartbeat { commit, read_seq } => {
+            format!("Heartbeat commit={commit} read_seq={read_seq}")
+        }
+        Message::HeartbeatReply { read_seq } => format!("HeartbeatReply read_seq={read_seq}"),
+        Message::ReadIndex { .. } => "ReadIndex".into(),
+        Message::ReadIndexReply { index, .. } => match index {
+            Some(index) => format!("ReadIndexReply index={index}"),
+            None => "ReadIndexReply refused".into(),
+        },
+        Message::TimeoutNow => "TimeoutNow".into(),
+    }
+}
+
+fn yes(is: bool) -> &'static str {
+    if is { "yes" } else { "no" }
+}
+
+/// The entries that a run describes, with payloads made up.
+fn entries_of(prev: LogId, run: &EntryRun) -> Vec<Entry> {
+    (prev.index.0 + 1..=run.last.0)
+        .map(|at| {
+            let term = run.terms.iter().rev().find(|run| run.index.0 <= at).unwrap().term;
+            let id = LogId { term, index: Index(at) };
+            Entry { id, payload: id.term.0 * 1000 + at, config: None }
+        })
+        .collect()
+}
+
+/// `Append prev=1.2 entries=2.3,2.4 commit=2`, `Vote last=1.2` and so on.
+fn parse_message(name: &str, fields: &[&str]) -> Message {
+    let field =
+        |name: &str| fields.iter().find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+    let at = |name: &str| number(field(name).unwrap_or("0"));
+    let place = |name: &str| log_id(field(name).unwrap_or("0.0"));
+    let granted = field("granted") == Some("yes");
+    let read_seq = at("read_seq");
+    match name {
+        "PreVote" => Message::PreVote { last: place("last") },
+        "PreVoteReply" => Message::PreVoteReply { granted },
+        "Vote" => Message::Vote { last: place("last"), transfer: fields.contains(&"transfer") },
+        "VoteReply" => Message::VoteReply { granted },
+        "Append" => {
+            let prev = place("prev");
+            let ids: Vec<LogId> =
+                field("entries").into_iter().flat_map(|ids| ids.split(',')).map(log_id).collect();
+            let last = ids.last().map_or(prev.index, |id| id.index);
+            let mut terms: Vec<LogId> = Vec::new();
+            for id in ids {
+                if terms.last().is_none_or(|run| run.term < id.term) {
+                    terms.push(id);
+                }
+            }
+            let entries = EntryRun { terms, last, configs: Vec::new() };
+            Message::Append { prev, entries, commit: Index(at("commit")), read_seq }
+        }
+        "Accepted" => Message::Accepted { matched: Index(at("matched")), read_seq },
+        "Rejected" => Message::Rejected {
+            prev: Index(at("prev")),
+            hint: place("hint"),
+            last: Index(at("last")),
+            read_seq,
+        },
+        "Heartbeat" => Message::Heartbeat { commit: Index(at("commit")), read_seq },
+        "HeartbeatReply" => Message::HeartbeatReply { read_seq },
+        "TimeoutNow" => Message::TimeoutNow,
+        _ => panic!("cannot inject {name}"),
+    }
+}

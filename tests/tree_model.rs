@@ -1,0 +1,308 @@
+//! The database against a `BTreeMap`: whatever is put, deleted, scanned, held in a
+//! snapshot, written by a checkpoint and opened again must be what the map says, and the
+//! allocator must account for every page after each step.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+
+use mmapd::raft::types::{Index, LogId, NodeId, Term};
+use mmapd::store::Identity;
+use mmapd::store::db::{CheckpointJob, Db, DbOptions, Snapshot, Tree};
+use mmapd::store::disk::{Disk, LinuxDisk};
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+const IDENTITY: Identity = Identity { cluster: 7, node: NodeId(1), incarnation: 1 };
+
+/// A small generator, so that a failure is one seed.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn index(&mut self, end: usize) -> usize {
+        usize::try_from(self.below(end as u64)).unwrap()
+    }
+
+    fn key(&mut self) -> Vec<u8> {
+        let n = match self.below(4) {
+            0 => self.below(16),
+            1 => self.below(200),
+            _ => self.below(3000),
+        };
+        match n % 13 {
+            // Long keys: equal in the part that stays in the cell.
+            0 => {
+                let len = [513, 700, 2000, 4096][self.index(4)];
+                let mut key = vec![b'k'; len];
+                key[len - 8..].copy_from_slice(&(n % 64).to_le_bytes());
+                key
+            }
+            1 => {
+                let mut key = format!("{n:05}/").into_bytes();
+                key.resize(500, b'm');
+                key
+            }
+            _ => format!("key/{n:06}").into_bytes(),
+        }
+    }
+
+    fn value(&mut self) -> Vec<u8> {
+        let len = match self.below(60) {
+            0 => self.index(60_000),
+            1..4 => 900 + self.index(300),
+            4..7 => 4090 + self.index(12),
+            7 => 0,
+            _ => self.index(200),
+        };
+        let byte = self.next().to_le_bytes()[0];
+        vec![byte; len]
+    }
+}
+
+fn options(path: &Path) -> DbOptions {
+    DbOptions { path: path.to_owned(), map_max: 64 << 20, quota: 32 << 20, grow_step: 1 << 18 }
+}
+
+fn same(snapshot: &Snapshot, model: &Model) {
+    assert_eq!(snapshot.entries(Tree::Kv), model.len() as u64);
+    let mut scan = snapshot.scan(Tree::Kv, Bound::Unbounded, Bound::Unbounded, false);
+    for (key, value) in model {
+        assert_eq!(scan.next().unwrap(), Some((key.as_slice(), value.as_slice())));
+    }
+    assert_eq!(scan.next().unwrap(), None);
+    assert_eq!(scan.next().unwrap(), None);
+}
+
+fn bound(rng: &mut Rng) -> Bound<Vec<u8>> {
+    match rng.below(3) {
+        0 => Bound::Unbounded,
+        1 => Bound::Included(rng.key()),
+        _ => Bound::Excluded(rng.key()),
+    }
+}
+
+fn compare_range(rng: &mut Rng, snapshot: &Snapshot, model: &Model) {
+    let (low, high) = (bound(rng), bound(rng));
+    let (low, high) = (low.as_ref().map(Vec::as_slice), high.as_ref().map(Vec::as_slice));
+    let below = |key: &[u8]| match low {
+        Bound::Unbounded => false,
+        Bound::Included(low) => key < low,
+        Bound::Excluded(low) => key <= low,
+    };
+    let above = |key: &[u8]| match high {
+        Bound::Unbounded => false,
+        Bound::Included(high) => key > high,
+        Bound::Excluded(high) => key >= high,
+    };
+    let mut wanted: Vec<_> = model.iter().filter(|(key, _)| !below(key) && !above(key)).collect();
+    let reverse = rng.below(2) == 0;
+    if reverse {
+        wanted.reverse();
+    }
+    let mut scan = snapshot.scan(Tree::Kv, low, high, reverse);
+    for (key, value) in wanted {
+        assert_eq!(scan.next().unwrap(), Some((key.as_slice(), value.as_slice())));
+    }
+    assert_eq!(scan.next().unwrap(), None);
+}
+
+/// A database and what it should hold.
+struct Pair {
+    db: Db,
+    model: Model,
+    durable: Model,
+    held: Vec<(Arc<Snapshot>, Model)>,
+    writing: Option<(CheckpointJob, Model)>,
+    applied: u64,
+}
+
+impl Pair {
+    fn new(db: Db) -> Self {
+        let (model, durable) = (Model::new(), Model::new());
+        Self { db, model, durable, held: Vec::new(), writing: None, applied: 0 }
+    }
+
+    fn batch(&mut self, rng: &mut Rng, deletes: u64) {
+        let mut txn = self.db.begin();
+        let mut model = self.model.clone();
+        for _ in 0..rng.below(60) {
+            let key = rng.key();
+            if rng.below(100) < deletes {
+                // Half of the deletes hit.
+                let key = if rng.below(2) == 0 {
+                    model.range(key.clone()..).next().map_or(key, |(key, _)| key.clone())
+                } else {
+                    key
+                };
+                assert_eq!(txn.delete(Tree::Kv, &key).unwrap(), model.remove(&key).is_some());
+            } else {
+                let value = rng.value();
+                txn.put(Tree::Kv, &key, &value).unwrap();
+                model.insert(key.clone(), value);
+            }
+            let key = rng.key();
+            assert_eq!(txn.get(Tree::Kv, &key).unwrap(), model.get(&key).cloned());
+        }
+        if rng.below(10) == 0 {
+            return; // rolled back
+        }
+        self.applied += 1;
+        txn.state_mut().applied = LogId { term: Term(1), index: Index(self.applied) };
+        let snapshot = txn.commit().unwrap();
+        self.model = model;
+        if rng.below(4) == 0 {
+            self.held.push((snapshot, self.model.clone()));
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        match self.writing.take() {
+            Some((job, model)) => {
+                self.db.finish_checkpoint(job.run().unwrap()).unwrap();
+                self.durable = model;
+            }
+            None => {
+                let job = self.db.begin_checkpoint().unwrap();
+                self.writing = job.map(|job| (job, self.model.clone()));
+            }
+        }
+    }
+
+    fn step(&mut self, rng: &mut Rng, deletes: u64) {
+        match rng.below(12) {
+            0..6 => self.batch(rng, deletes),
+            6 | 7 => self.checkpoint(),
+            8 => compare_range(rng, &self.db.published().snapshot(), &self.model),
+            9 if !self.held.is_empty() => {
+                let (snapshot, model) = self.held.swap_remove(rng.index(self.held.len()));
+                same(&snapshot, &model);
+            }
+            _ => {
+                let snapshot = self.db.published().snapshot();
+                let key = rng.key();
+                let wanted = self.model.get(&key).map(Vec::as_slice);
+                assert_eq!(snapshot.get(Tree::Kv, &key).unwrap(), wanted);
+            }
+        }
+        assert_eq!(self.db.check().unwrap().entries, self.model.len() as u64);
+    }
+}
+
+fn run(disk: &Arc<dyn Disk>, path: &Path, seed: u64, steps: u32) {
+    let mut rng = Rng(seed);
+    let open = || Db::open(Arc::clone(disk), options(path), IDENTITY).unwrap();
+    let mut pair = Pair::new(open());
+    for step in 0..steps {
+        let deletes = if step / 40 % 3 == 2 { 90 } else { 20 };
+        pair.step(&mut rng, deletes);
+        if rng.below(40) == 0 {
+            // Everything that is not in a durable checkpoint is gone.
+            for (snapshot, model) in pair.held.drain(..) {
+                same(&snapshot, &model);
+            }
+            let durable = pair.durable;
+            drop((pair.db, pair.writing));
+            let db = open();
+            let applied = db.state().applied.index.0;
+            pair = Pair { model: durable.clone(), durable, applied, ..Pair::new(db) };
+            same(&pair.db.published().snapshot(), &pair.model);
+            pair.db.check().unwrap();
+        }
+    }
+    same(&pair.db.published().snapshot(), &pair.model);
+    // Down to nothing: every page must come back.
+    let mut txn = pair.db.begin();
+    for key in pair.model.keys() {
+        assert!(txn.delete(Tree::Kv, key).unwrap());
+    }
+    txn.commit().unwrap();
+    let checked = pair.db.check().unwrap();
+    assert_eq!((checked.entries, checked.tree_pages, checked.run_pages), (0, 0, 0));
+}
+
+#[test]
+fn linux_files_agree_with_the_model() {
+    for seed in 0..12 {
+        let dir = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(LinuxDisk::new(None));
+        run(&disk, &dir.path().join("mmapd.db"), seed, 250);
+    }
+}
+
+/// `cargo test --release --test tree_model -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    const KEYS: u64 = 200_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(&dir.path().join("mmapd.db"));
+    (options.map_max, options.quota, options.grow_step) = (4 << 30, 1 << 30, 64 << 20);
+    let mut db = Db::open(Arc::new(LinuxDisk::new(None)), options.clone(), IDENTITY).unwrap();
+    let key = |n: u64| format!("key/{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into_bytes();
+    let value = [7; 256];
+    let report = |what: &str, start: std::time::Instant| {
+        eprintln!("{what}: {:.0}/s", KEYS as f64 / start.elapsed().as_secs_f64());
+    };
+    let start = std::time::Instant::now();
+    for batch in 0..KEYS / 500 {
+        let mut txn = db.begin();
+        for n in batch * 500..(batch + 1) * 500 {
+            txn.put(Tree::Kv, &key(n), &value).unwrap();
+        }
+        txn.commit().unwrap();
+    }
+    report("random inserts", start);
+    let gets = |what: &str, db: &Db| {
+        let snapshot = db.published().snapshot();
+        let keys: Vec<_> = (0..KEYS).map(|n| key(n.wrapping_mul(7919) % KEYS)).collect();
+        let start = std::time::Instant::now();
+        for key in &keys {
+            assert!(snapshot.get(Tree::Kv, key).unwrap().is_some());
+        }
+        report(what, start);
+        let start = std::time::Instant::now();
+        let mut scan = snapshot.scan(Tree::Kv, Bound::Unbounded, Bound::Unbounded, false);
+        while scan.next().unwrap().is_some() {}
+        report("scan", start);
+    };
+    gets("gets on the heap", &db);
+    let start = std::time::Instant::now();
+    let job = db.begin_checkpoint().unwrap().unwrap();
+    eprintln!("begin_checkpoint: {:?}", start.elapsed());
+    let done = job.run().unwrap();
+    eprintln!("checkpoint: {:?} for {} MiB", start.elapsed(), db.live_bytes() >> 20);
+    let start = std::time::Instant::now();
+    db.finish_checkpoint(done).unwrap();
+    eprintln!("finish_checkpoint: {:?}", start.elapsed());
+    gets("gets in the file", &db);
+    drop(db);
+    let start = std::time::Instant::now();
+    let mut db = Db::open(Arc::new(LinuxDisk::new(None)), options, IDENTITY).unwrap();
+    eprintln!("open: {:?}", start.elapsed());
+    gets("gets at first touch", &db);
+    let start = std::time::Instant::now();
+    for batch in 0..KEYS / 500 {
+        let mut txn = db.begin();
+        for n in batch * 500..(batch + 1) * 500 {
+            let mut key = b"sequential/".to_vec();
+            key.extend(format!("{n:012}").into_bytes());
+            txn.put(Tree::Kv, &key, &value).unwrap();
+        }
+        txn.commit().unwrap();
+    }
+    report("sequential inserts", start);
+    db.check().unwrap();
+}
