@@ -307,6 +307,16 @@ impl Handle {
         }
     }
 
+    /// Waits until this replica has applied entry `revision`; `false`: not within `timeout`.
+    pub async fn reached(&self, revision: u64, timeout: Duration) -> bool {
+        if self.stale_view().applied().0 >= revision {
+            return true;
+        }
+        let mut status = self.shared.status.clone();
+        let applied = status.wait_for(|status| status.applied_index >= revision);
+        matches!(tokio::time::timeout(timeout, applied).await, Ok(Ok(_)))
+    }
+
     /// This replica as it is, without waiting.
     #[must_use]
     pub fn stale_view(&self) -> View {
