@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use mmapd::raft::types::{Index, LogId, NodeId, Term};
-use mmapd::store::db::{CheckpointDone, CheckpointJob, Db, DbOptions, KEY_MAX, Snapshot, Tree, VALUE_MAX};
+use mmapd::store::db::{
+    CheckpointDone, CheckpointJob, Db, DbOptions, KEY_MAX, Snapshot, Tree, VALUE_MAX,
+};
 use mmapd::store::disk::{Disk, LinuxDisk};
 use mmapd::store::simdisk::SimDisk;
 use mmapd::store::snapshot::Receiver;
@@ -404,7 +406,7 @@ fn readers_never_see_half_a_batch() {
         .collect();
     let mut rng = Rng(9);
     let mut writing: Option<JoinHandle<CheckpointDone>> = None;
-    for revision in 1..400_u64 {
+    for revision in 1..200_u64 {
         let mut txn = db.begin();
         for key in 0..KEYS {
             let len = [1, 30, 400][rng.index(3)];
