@@ -153,6 +153,7 @@ pub(super) type Waiter = oneshot::Sender<Answer>;
 
 /// What lies in the inbox of the node thread.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once; a box would be an allocation a packet")]
 pub(super) enum Mail {
     /// Time went by.
     Tick,
