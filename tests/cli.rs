@@ -140,7 +140,7 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
         &["--port", "1", "--listen", "127.0.0.1:1"],
         &["-ports", "1"],
     ] {
-        expect(&output(dir.path(), args, &[]), 2, &[], &["Usage"]);
+        expect(&output(dir.path(), args, &[]), 2, &[], &["error: ", "--help"]);
     }
     expect(&output(dir.path(), &["--help"], &[]), 0, &["--print-config", "port 3001"], &[]);
     let version = format!("mmapd {} (commit ", env!("CARGO_PKG_VERSION"));

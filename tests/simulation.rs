@@ -11,7 +11,7 @@ mod sim;
 
 use std::time::{Duration, Instant};
 
-use mmapd::raft::Planted;
+use mmapd::raft::config::Planted;
 use sim::{Plan, Report, Sim};
 
 /// Seeds of an ordinary test run.

@@ -62,13 +62,9 @@ async fn run(mut config: Config, sources: &Sources, switch: &LevelSwitch) -> Res
         "serving"
     );
     notify("READY=1");
-    let asked = tokio::select! {
-        () = signals.stop(sources, switch) => Ok(()),
-        fatal = node.failed() => Err(Fatal::from(fatal)),
-    };
-    if let Err(fatal) = asked {
-        tracing::error!(exit = ?fatal.exit, "stopping: {}", fatal.message);
-        return Err(fatal);
+    tokio::select! {
+        () = signals.stop(sources, switch) => {}
+        fatal = node.failed() => return Err(fatal.into()),
     }
     tracing::info!(timeout = ?config.http.drain_timeout, "draining");
     notify("STOPPING=1");

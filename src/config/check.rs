@@ -12,6 +12,8 @@ use super::{Config, ConfigError};
 const ENTRY_ROOM: u64 = 64 << 10;
 /// Largest value: a log entry holds 16 MiB.
 const VALUE_MAX: u64 = (16 << 20) - ENTRY_ROOM;
+/// Smallest log file. A batch that is larger than a file gets one of its own size.
+const SEGMENT_MIN: u64 = 64 << 10;
 /// Unit in which files grow.
 const PAGE: u64 = 4096;
 
@@ -127,7 +129,7 @@ fn is_unspecified(url: &str) -> bool {
 }
 
 fn check_storage(loaded: &Loaded) -> Result<(), ConfigError> {
-    let Config { storage, limits, .. } = &loaded.config;
+    let storage = &loaded.config.storage;
     let (db, log) = (plain(&storage.db), plain(&storage.log));
     let paths = ["storage.db", "storage.log"];
     rule(loaded, db.file_name().is_some(), &["storage.db"], || {
@@ -154,13 +156,11 @@ fn check_storage(loaded: &Loaded) -> Result<(), ConfigError> {
             db.display()
         )
     })?;
-    let room = limits.value + ENTRY_ROOM;
-    rule(loaded, storage.segment >= room, &["storage.segment", "limits.value"], || {
+    rule(loaded, storage.segment >= SEGMENT_MIN, &["storage.segment"], || {
         format!(
-            "a log file of {} cannot hold a value of {}; set storage.segment to at least {}",
+            "a log in files of {} would be nothing but files; use at least {}",
             show_size(storage.segment),
-            show_size(limits.value),
-            show_size(room)
+            show_size(SEGMENT_MIN)
         )
     })?;
     rule(loaded, storage.segment.is_multiple_of(PAGE), &["storage.segment"], || {

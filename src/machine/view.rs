@@ -110,7 +110,7 @@ impl View {
             range.reverse,
         );
         while let Some((key, value)) = scan.next()? {
-            let record = super::decode(&key, value)?;
+            let record = super::decode(key, value)?;
             if !visit(Item { key: key.to_vec(), record }) {
                 break;
             }

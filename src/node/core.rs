@@ -26,12 +26,13 @@ use bytes::Bytes;
 use super::open::Parts;
 use super::work::{Answer, Arrived, Event, Lane, Outgoing, Shipment, Work};
 use crate::machine;
+use crate::raft::Raft;
 use crate::raft::message::{
     Append, AppendSource, Effects, Envelope, Input, IoToken, Message, ReadOutcome, Refusal,
     Replicate, SnapshotMeta,
 };
+use crate::raft::progress::Progress;
 use crate::raft::types::{EntryKind, Index, LogId, NodeId};
-use crate::raft::{Progress, Raft};
 use crate::store::{Db, Disk, Log, LogReader, PendingInstall, Published, StoreError, frame};
 use crate::wire::{self, Address};
 

@@ -14,9 +14,6 @@ use crate::raft::types::NodeId;
 use crate::raft::{Raft, RoleKind};
 use crate::store::disk::{FileKind, Observer};
 
-/// Ticks between looks at what costs a system call or a walk.
-const SLOW_TICKS: u64 = 40;
-
 /// Feeds the metrics of one node.
 #[derive(Clone, Debug)]
 pub(super) struct Measure {
@@ -32,7 +29,6 @@ pub(super) struct Measure {
 struct Last {
     role: RoleName,
     leader: Option<NodeId>,
-    ticks: u64,
 }
 
 /// The protocol's role as the edge names it.
@@ -92,7 +88,6 @@ impl Measure {
             metrics.snapshots_received.increment(1);
         }
         if ticked {
-            self.last.ticks += 1;
             self.gauges(core);
         }
     }
@@ -116,10 +111,6 @@ impl Measure {
         metrics.log_size_bytes.set(metrics::lossy(core.log().size_bytes()));
         metrics.db_size_bytes.set(metrics::lossy(core.db().size_bytes()));
         metrics.db_live_bytes.set(metrics::lossy(core.db().live_bytes()));
-        if self.last.ticks % SLOW_TICKS == 1 {
-            metrics.log_file.set_resident(core.log().resident_bytes());
-            metrics.db_file.set_resident(core.db().resident_bytes());
-        }
         let last = raft.last().index.0;
         for (id, progress) in raft.progress() {
             if let Some(series) = self.peers.get(&id) {

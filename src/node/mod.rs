@@ -33,7 +33,7 @@ use crate::peers::Peers;
 use crate::raft;
 use crate::raft::types::NodeId;
 use crate::store::disk::{LinuxDisk, parent};
-use crate::store::{DbOptions, Disk, Identity, LogOptions, StoreError};
+use crate::store::{DbOptions, Disk, Identity, LogOptions, StoreError, resident_bytes};
 use handle::{Mail, Shared};
 use measure::{FileWatch, Losses, Measure};
 
@@ -41,6 +41,11 @@ use measure::{FileWatch, Losses, Measure};
 const INBOX: usize = 8192;
 /// A checkpoint is due when this much of the database has changed in memory.
 const DIRTY_MAX: u64 = 64 << 20;
+
+/// The database file grows by this much at a time.
+const DB_GROW: u64 = 16 << 20;
+/// How often the kernel is asked how much of the maps is in memory.
+const RESIDENT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A running node.
 #[derive(Debug)]
@@ -115,6 +120,7 @@ impl Node {
             }),
         };
         spawn_ticker(&runtime, outbox.clone(), config.raft.tick);
+        watch_residents(&runtime, metrics, config, handle.shared.stopping.clone());
         let shell = run::Shell {
             inbox,
             outbox,
@@ -195,10 +201,37 @@ fn spawn_ticker(
     });
 }
 
+/// Asks now and then how much of the maps is in memory, off every hot path.
+fn watch_residents(
+    runtime: &tokio::runtime::Handle,
+    metrics: &'static Metrics,
+    config: &Config,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let (db, log) = (config.storage.db.clone(), config.storage.log.clone());
+    runtime.spawn(async move {
+        let mut due = tokio::time::interval(RESIDENT_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = due.tick() => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+            let (db, log) = (db.clone(), log.clone());
+            let look = move || {
+                metrics.log_file.set_resident(resident_bytes(&log));
+                metrics.db_file.set_resident(resident_bytes(&db));
+            };
+            if tokio::task::spawn_blocking(look).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
 fn open_options(config: &Config) -> OpenOptions {
     let members = node_ids(&config.members());
     let node = NodeId(config.node.id);
-    let mut raft = raft::Config::new(node, chance());
+    let mut raft = raft::config::Config::new(node, chance());
     raft.election_ticks = config.raft.election_ticks();
     raft.heartbeat_ticks = config.raft.heartbeat_ticks();
     raft.max_inflight = usize::try_from(config.raft.max_inflight).unwrap_or(usize::MAX);
@@ -214,7 +247,9 @@ fn open_options(config: &Config) -> OpenOptions {
         db: DbOptions {
             path: config.storage.db.clone(),
             map_max: config.storage.map_max,
-            ..DbOptions::default()
+            // The edge refuses puts over the quota; an entry that is committed is applied.
+            quota: u64::MAX,
+            grow_step: DB_GROW,
         },
         raft,
     }

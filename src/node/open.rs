@@ -16,9 +16,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::raft::Raft;
+use crate::raft::config::{Config, Restored};
 use crate::raft::message::EntryRun;
 use crate::raft::types::{EntryKind, LogId, Membership, NodeId};
-use crate::raft::{self, Raft, Restored};
 use crate::store::disk::parent;
 use crate::store::{Db, DbOptions, Disk, Identity, Log, LogOptions, Recovered, StoreError, frame};
 use crate::wire::{self, Address};
@@ -35,7 +36,7 @@ pub struct OpenOptions {
     /// The database.
     pub db: DbOptions,
     /// The protocol's settings.
-    pub raft: raft::Config,
+    pub raft: Config,
 }
 
 /// The parts of a node, consistent with each other.

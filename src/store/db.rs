@@ -152,6 +152,11 @@ impl Source for Snapshot {
 }
 
 impl Snapshot {
+    /// The state of a checkpoint whose pages are in the file.
+    pub(super) fn at(map: &Arc<PageMap>, meta: &Meta) -> Self {
+        Self { pin: map.pin(), roots: meta.roots, state: meta.state.clone() }
+    }
+
     fn root(&self, tree: Tree) -> &Root {
         &self.roots[tree as usize]
     }
@@ -243,7 +248,12 @@ fn open_file(
         return Err(StoreError::Foreign { file, found: of(found), wanted: of(wanted) });
     }
     let previous = metas.pop().filter(|older| older.seq + 1 == newest.seq);
-    let previous = previous.map(kept).transpose()?;
+    // Without an intact bitmap the older checkpoint is of no use; the newer one is.
+    let previous = match previous.map(kept).transpose() {
+        Ok(previous) => previous,
+        Err(StoreError::Corrupt { .. }) => None,
+        Err(error) => return Err(error),
+    };
     let durable = kept(newest)?;
     let run = durable.meta.bitmap;
     let bitmap = Arc::clone(&durable.bitmap);
@@ -333,8 +343,7 @@ impl Db {
         let mut space = Space::new(live, file_pages, map.capacity(), step);
         let kept = [Some(&durable), previous.as_ref()];
         space.keep(kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect());
-        let (roots, state) = (meta.roots, meta.state.clone());
-        let current = Arc::new(Snapshot { pin: map.pin(), roots, state });
+        let current = Arc::new(Snapshot::at(&map, meta));
         let published = published(&current);
         Self {
             disk,
@@ -440,6 +449,12 @@ impl Db {
         Ok(())
     }
 
+    /// Plants a bug for the crash tests: pages of durable checkpoints are given out again.
+    #[doc(hidden)]
+    pub fn plant_reuse(&mut self, reckless: bool) {
+        self.space.plant_reuse(reckless);
+    }
+
     /// Hides what no snapshot reads any more, and frees what no pin can see.
     pub(super) fn reclaim(&mut self) {
         let oldest = self.map.oldest_pin();
@@ -510,8 +525,9 @@ impl Txn<'_> {
     pub fn put(&mut self, tree: Tree, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         assert!(!key.is_empty() && key.len() <= KEY_MAX, "the caller checks keys");
         assert!(value.len() <= VALUE_MAX, "the caller checks values");
-        let (quota, live) = (self.db.options.quota, self.db.live_bytes());
-        if live + (key.len() + value.len()) as u64 > quota {
+        let quota = self.db.options.quota;
+        let live = self.db.space.live_pages().saturating_sub(self.batch.freed_pages);
+        if live * PAGE as u64 + (key.len() + value.len()) as u64 > quota {
             return Err(StoreError::Full { limit: quota });
         }
         self.change(tree, |work, root| work.put(root, key, value))

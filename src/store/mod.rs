@@ -13,6 +13,7 @@ mod meta;
 mod page;
 mod reader;
 mod recovery;
+mod resident;
 pub mod scan;
 mod segment;
 pub mod simdisk;
@@ -21,12 +22,16 @@ mod space;
 mod tree;
 
 pub use check::Checked;
+pub use checkpoint::{CheckpointDone, CheckpointJob};
 pub use db::{Db, DbOptions, DbState, Published, Snapshot, Tree, Txn};
 pub use disk::Disk;
 pub use error::StoreError;
 pub use hard_state::PendingInstall;
 pub use log::{Log, LogOptions, Recovered, SyncJob, Synced};
 pub use reader::{Entry, LogReader};
+pub use resident::resident_bytes;
+pub use scan::Scan;
+pub use snapshot::{PinnedCheckpoint, Receiver};
 
 use crate::raft::types::NodeId;
 

@@ -156,10 +156,6 @@ impl<'a> View<'a> {
         u64_at(self.bytes, 8)
     }
 
-    pub(super) fn seq(&self) -> Option<u64> {
-        u64_at(self.bytes, 16)
-    }
-
     pub(super) fn stored_crc(&self) -> Option<u32> {
         u32_at(self.bytes, 0)
     }

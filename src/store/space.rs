@@ -75,8 +75,14 @@ impl Bitmap {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
-        self.words.iter().enumerate().flat_map(|(index, &word)| {
-            let mut left = word;
+        self.iter_from(0)
+    }
+
+    /// Pages that are set, from `from` on.
+    pub(super) fn iter_from(&self, from: u64) -> impl Iterator<Item = u64> {
+        let (first, bit) = Self::place(from);
+        self.words.iter().enumerate().skip(first).flat_map(move |(index, &word)| {
+            let mut left = if index == first { word & !(bit - 1) } else { word };
             std::iter::from_fn(move || {
                 let bit = (left != 0).then(|| u64::from(left.trailing_zeros()))?;
                 left &= left - 1;
@@ -105,13 +111,16 @@ pub(super) struct Space {
     limit: u64,
     capacity: u64,
     step: u64,
+    /// A planted bug: forget about `kept`.
+    reckless: bool,
 }
 
 impl Space {
     pub(super) fn new(live: Bitmap, limit: u64, capacity: u64, step: u64) -> Self {
         let live_pages = live.count();
         let (busy, kept, pinned) = (Bitmap::default(), Vec::new(), Vec::new());
-        Self { live, live_pages, busy, kept, pinned, next: 0, limit, capacity, step }
+        let (next, reckless) = (0, false);
+        Self { live, live_pages, busy, kept, pinned, next, limit, capacity, step, reckless }
     }
 
     pub(super) fn live(&self) -> &Bitmap {
@@ -135,7 +144,14 @@ impl Space {
         self.pinned.retain(|old| old.strong_count() > 0);
     }
 
+    pub(super) fn plant_reuse(&mut self, reckless: bool) {
+        self.reckless = reckless;
+    }
+
     fn taken(&self, index: usize) -> u64 {
+        if self.reckless {
+            return self.live.word(index) | self.busy.word(index);
+        }
         let kept = self.kept.iter().map(|map| map.word(index));
         let pinned = self.pinned.iter().filter_map(Weak::upgrade).map(|map| map.word(index));
         kept.chain(pinned).fold(self.live.word(index) | self.busy.word(index), |a, b| a | b)

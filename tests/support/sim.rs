@@ -22,7 +22,8 @@ use mmapd::node::{
     incoming_path, open,
 };
 use mmapd::raft::types::{Index, LogId, NodeId};
-use mmapd::raft::{self, Planted};
+use mmapd::raft;
+use mmapd::raft::config::Planted;
 use mmapd::store::simdisk::{Rng, SimDisk};
 use mmapd::store::{
     CheckpointJob, DbOptions, Disk, Identity, LogOptions, Receiver, StoreError, SyncJob,
@@ -385,14 +386,19 @@ impl Sim {
         let it = &mut self.nodes[node];
         it.life += 1;
         let seed = self.plan.seed ^ it.life << 20 ^ it.id.0;
-        let mut raft = raft::Config::new(it.id, seed);
+        let mut raft = raft::config::Config::new(it.id, seed);
         raft.max_inflight = self.plan.inflight;
         raft.planted = self.plan.planted;
         let options = OpenOptions {
             fresh: Identity { cluster: 7, node: it.id, incarnation: seed | 1 },
             members,
             log: LogOptions { dir: "/log".into(), segment_bytes: self.plan.segment_bytes },
-            db: DbOptions { path: db_path(), map_max: 32 << 20, ..DbOptions::default() },
+            db: DbOptions {
+                path: db_path(),
+                map_max: 32 << 20,
+                quota: u64::MAX,
+                grow_step: 256 << 10,
+            },
             raft,
         };
         let disk: Arc<dyn Disk> = Arc::new(it.disk.clone());
@@ -793,7 +799,7 @@ impl Sim {
             Answer::Written(Applied::Deleted { deleted, .. }) => {
                 Outcome::Done { revision: None, existed: Some(deleted == 1) }
             }
-            Answer::Written(Applied::ConditionFailed { .. }) => Outcome::Refused,
+            Answer::Written(Applied::ConditionFailed { .. }) => Outcome::Mismatch,
             Answer::Written(Applied::Unknown) | Answer::Unknown | Answer::Installed(_) => {
                 Outcome::Unknown
             }
