@@ -265,21 +265,27 @@ impl Cluster {
         (now > term && 2 * agree > all.len()).then_some((at, now))
     }
 
-    /// Waits until all nodes have applied the same, and answers that index.
+    /// Waits until all nodes have applied the same, and answers that index. A status is a picture
+    /// that may be some ticks old, so several in a row have to agree.
     pub(crate) fn settle(&self) -> u64 {
+        let (mut before, mut looks) = (0, 0);
         wait("all nodes have applied the same", || {
-            let fields = ["applied_index", "revision", "term"];
-            let seen: Option<Vec<Vec<u64>>> = self
-                .nodes
-                .iter()
-                .map(|node| {
-                    let status = node.status()?;
-                    fields.iter().map(|name| status[*name].as_u64()).collect()
-                })
-                .collect();
-            let seen = seen?;
-            seen.iter().all(|one| *one == seen[0]).then(|| seen[0][0])
+            let now = self.agreed()?;
+            looks = if now == before { looks + 1 } else { 0 };
+            before = now;
+            (looks >= 15).then_some(now)
         })
+    }
+
+    /// The applied index, if all nodes say the same.
+    fn agreed(&self) -> Option<u64> {
+        let fields = ["applied_index", "revision", "term"];
+        let look = |node: &Node| -> Option<Vec<u64>> {
+            let status = node.status()?;
+            fields.iter().map(|name| status[*name].as_u64()).collect()
+        };
+        let seen: Vec<Vec<u64>> = self.nodes.iter().map(look).collect::<Option<_>>()?;
+        seen.iter().all(|one| *one == seen[0]).then(|| seen[0][0])
     }
 }
 
