@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cores::{Disk, Entry, Host, Packet, payloads};
 use mmapd::raft::RoleKind;
 use mmapd::raft::config::{Config, Restored};
-use mmapd::raft::message::{EntryRun, Envelope, Input, Message, SnapshotMeta};
+use mmapd::raft::message::{Effects, EntryRun, Envelope, Input, Message, SnapshotMeta};
 use mmapd::raft::types::{HardState, Index, LogId, Membership, NodeId, Term};
 use script::Cluster;
 
@@ -561,6 +561,38 @@ fn a_snapshot_of_a_deposed_leader_is_refused() {
     let meta = SnapshotMeta { last: at(2, 9), membership: Membership::default() };
     one.step(Input::SnapshotReceived { from: NodeId(2), term: Term(2), meta }, &[]);
     assert_eq!(one.host.raft.last(), at(0, 0));
+}
+
+/// Scenarios 25 and 74: while a snapshot is being installed nothing else moves.
+#[test]
+fn the_log_rests_while_a_snapshot_is_installed() {
+    let mut one = One::new(3, 1, &[1]);
+    let membership = one.host.raft.membership().clone();
+    let meta = SnapshotMeta { last: at(1, 5), membership };
+    let (from, term) = (NodeId(2), Term(1));
+    let received = Input::SnapshotReceived { from, term, meta: meta.clone() };
+    let raft = &mut one.host.raft;
+    let mut step = |input| {
+        let mut out = Effects::default();
+        raft.step(input, &mut out);
+        out
+    };
+    assert_eq!(step(received.clone()).install, Some(Some(meta.clone())));
+    assert_eq!(step(received).install, Some(None), "one at a time");
+    let hear = |message| Input::Receive(Envelope { from, to: NodeId(1), term, message });
+    let out = step(hear(append(at(1, 1), &[1], 2)));
+    assert!(out.appends.is_empty() && out.commit.is_none() && out.messages.is_empty());
+    let out = step(hear(heartbeat(0)));
+    assert_eq!(out.messages.len(), 1, "the leader hears that it is alive");
+    for _ in 0..100 {
+        let out = step(Input::Tick);
+        assert!(out.messages.is_empty(), "no campaign: {out:?}");
+    }
+    let out = step(hear(heartbeat(5)));
+    assert!(out.commit.is_none(), "nothing to apply yet");
+    let out = step(Input::SnapshotInstalled { meta });
+    assert_eq!(out.messages[0].message, accepted(5));
+    assert_eq!(one.host.raft.last(), at(1, 5));
 }
 
 #[test]

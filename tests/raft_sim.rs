@@ -31,6 +31,8 @@ const TICK: u64 = 10;
 const CHAOS: u64 = 1_500;
 /// How long a healed cluster may take to work, in ticks.
 const PATIENCE: u64 = 600;
+/// And longer for each entry that somebody lacks: some seeds send one at a time.
+const PATIENCE_PER_ENTRY: u64 = 4;
 
 #[derive(Clone, Debug)]
 struct Rng(u64);
@@ -132,6 +134,7 @@ struct Sim {
     config: Config,
     faults: Faults,
     nodes: Vec<NodeId>,
+    voters: Vec<NodeId>,
     hosts: BTreeMap<NodeId, Host>,
     down: BTreeMap<NodeId, Disk>,
     lives: BTreeMap<NodeId, u64>,
@@ -151,9 +154,10 @@ impl Sim {
             rng.below(2);
         }
         let size = rng.of(&[3, 3, 3, 5, 5, 4, 2, 1]);
-        let nodes: Vec<NodeId> = (1..=size).map(NodeId).collect();
-        let addresses = nodes.iter().map(|&id| (id, String::new())).collect();
-        let membership = Membership::of(addresses);
+        let voters: Vec<NodeId> = (1..=size).map(NodeId).collect();
+        let learners: Vec<NodeId> = (size + 1..=size + rng.of(&[0, 0, 1])).map(NodeId).collect();
+        let nodes: Vec<NodeId> = voters.iter().chain(&learners).copied().collect();
+        let membership = Membership { voters, learners, ..Membership::default() };
         let mut config = Config::new(NodeId(1), seed);
         config.max_inflight = rng.of(&[1, 2, 256]);
         config.max_batch_entries = rng.of(&[1, 3, 1000]);
@@ -178,6 +182,7 @@ impl Sim {
             config,
             faults,
             nodes: nodes.clone(),
+            voters: membership.voters.clone(),
             hosts: BTreeMap::new(),
             down: BTreeMap::new(),
             lives: BTreeMap::new(),
@@ -210,12 +215,16 @@ impl Sim {
         }
         self.heal();
         let asked = self.now;
+        let longest = self.hosts.values().map(|host| host.raft.last().index.0).max();
+        let behind = self.hosts.values().map(|host| host.raft.applied().0).min();
+        let backlog = longest.unwrap_or(0) - behind.unwrap_or(0);
+        let patience = PATIENCE + PATIENCE_PER_ENTRY * backlog;
         let mut fresh = None;
         loop {
             self.next();
             let waited = (self.now - asked) / TICK;
             assert!(
-                waited < PATIENCE,
+                waited < patience,
                 "I18: no service after {waited} quiet ticks: {}",
                 self.state()
             );
@@ -517,9 +526,12 @@ impl Sim {
                         host.base.index >= entry.id.index
                             || host.at(entry.id.index).is_some_and(|held| held.id == entry.id)
                     };
-                    let disks = self.hosts.values().map(|host| &host.disk);
-                    let count = disks.chain(self.down.values()).filter(|&disk| holds(disk)).count();
-                    assert!(2 * count > self.nodes.len(), "I9: {} is on {count} disks", entry.id);
+                    let disk = |id| match self.hosts.get(id) {
+                        Some(host) => &host.disk,
+                        None => &self.down[id],
+                    };
+                    let count = self.voters.iter().filter(|id| holds(disk(id))).count();
+                    assert!(2 * count > self.voters.len(), "I9: {} is on {count} disks", entry.id);
                     self.seen.committed.push(entry);
                 }
             }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 const IMPORTS: &[(&str, &[&str])] = &[
     // The protocol must run a million elections a minute and answer the same twice.
     ("raft", &[]),
-    // Storage does not know what a key means to a client.
-    ("store", &["raft::types"]),
+    // Storage does not know what a key means to a client. `raft::message`: the token of a sync.
+    ("store", &["raft::types", "raft::message"]),
     // `raft::types`: entries are judged by their log id and their index.
     ("machine", &["store", "raft::types"]),
     ("wire", &["raft::types", "raft::message"]),
@@ -27,10 +27,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
 
 /// Blocks of `unsafe`, all in this file. To add one, change the number, in review.
 const UNSAFE_FILE: &str = "src/store/map.rs";
-const UNSAFE_BLOCKS: usize = 2;
+const UNSAFE_BLOCKS: usize = 5;
 
 /// Lines of code in one file, without comments, blank lines and tests.
 const CODE_MAX: usize = 500;
+
+/// Files that may be longer, up to this many lines, and why. They may shrink, not grow.
+const LONGER: &[(&str, usize, &str)] = &[
+    ("src/node/core.rs", 540, "one turn of the driver in its one order"),
+    ("src/store/simdisk.rs", 560, "one disk with all its faults; for tests only"),
+];
 
 /// Files outside of the store that may touch the file system.
 const FILES_OUTSIDE_STORE: &[&str] = &["src/config", "src/cli", "src/bin"];
@@ -170,8 +176,10 @@ fn files_are_small_ascii_and_begin_with_what_they_are() {
     for source in src.iter().chain(&tests).chain(&benches) {
         let path = &source.path;
         let lines = source.code().count();
-        if source.path.starts_with("src") && lines > CODE_MAX {
-            complaints.push(format!("{path}: {lines} lines of code; split it below {CODE_MAX}"));
+        let longer = LONGER.iter().find(|(longer, _, _)| longer == path);
+        let max = longer.map_or(CODE_MAX, |&(_, max, _)| max);
+        if source.path.starts_with("src") && lines > max {
+            complaints.push(format!("{path}: {lines} lines of code; split it below {max}"));
         }
         if !source.text.starts_with("//!") && !source.is_test() {
             complaints.push(format!("{path}: say in a //! at the top what it is and leaves out"));

@@ -2,15 +2,19 @@
 //! snapshot, written by a checkpoint and opened again must be what the map says, and the
 //! allocator must account for every page after each step.
 
+#![expect(clippy::unwrap_used, reason = "clippy does not see that helpers of tests are tests")]
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
 use mmapd::raft::types::{Index, LogId, NodeId, Term};
-use mmapd::store::Identity;
-use mmapd::store::db::{CheckpointJob, Db, DbOptions, Snapshot, Tree};
+use mmapd::store::db::{CheckpointJob, Db, DbOptions, KEY_MAX, Snapshot, Tree, VALUE_MAX};
 use mmapd::store::disk::{Disk, LinuxDisk};
+use mmapd::store::simdisk::SimDisk;
+use mmapd::store::snapshot::Receiver;
+use mmapd::store::{Identity, StoreError};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -239,6 +243,169 @@ fn linux_files_agree_with_the_model() {
         let dir = tempfile::tempdir().unwrap();
         let disk: Arc<dyn Disk> = Arc::new(LinuxDisk::new(None));
         run(&disk, &dir.path().join("mmapd.db"), seed, 250);
+    }
+}
+
+#[test]
+fn simulated_files_agree_with_the_model() {
+    for seed in 100..108 {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(seed));
+        disk.make_dir(Path::new("/data")).unwrap();
+        run(&disk, Path::new("/data/mmapd.db"), seed, 200);
+    }
+}
+
+/// A value as long as they get, and keys as long as they get in every page of a branch.
+#[test]
+fn the_longest_keys_and_values_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = DbOptions {
+        map_max: 1 << 30,
+        quota: 200 << 20,
+        grow_step: 1 << 20,
+        path: dir.path().join("mmapd.db"),
+    };
+    let mut db = Db::open(Arc::new(LinuxDisk::new(None)), options, IDENTITY).unwrap();
+    let mut model = Model::new();
+    let mut txn = db.begin();
+    for n in 0..500_u16 {
+        let mut key = vec![b'k'; KEY_MAX];
+        key[KEY_MAX - 2..].copy_from_slice(&n.to_le_bytes());
+        txn.put(Tree::Kv, &key, &n.to_le_bytes()).unwrap();
+        model.insert(key, n.to_le_bytes().to_vec());
+    }
+    let value: Vec<u8> = (0..VALUE_MAX).map(|at| at.to_le_bytes()[1]).collect();
+    txn.put(Tree::Kv, b"big", &value).unwrap();
+    model.insert(b"big".to_vec(), value);
+    same(&txn.commit().unwrap(), &model);
+    db.check().unwrap();
+    let job = db.begin_checkpoint().unwrap().unwrap();
+    db.finish_checkpoint(job.run().unwrap()).unwrap();
+    same(&db.published().snapshot(), &model);
+    let mut txn = db.begin();
+    for key in model.keys() {
+        assert!(txn.delete(Tree::Kv, key).unwrap());
+    }
+    txn.commit().unwrap();
+    assert_eq!(db.check().unwrap().run_pages, 0);
+}
+
+#[test]
+fn a_full_database_refuses_puts_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(&dir.path().join("mmapd.db"));
+    options.quota = 1 << 20;
+    let mut db = Db::open(Arc::new(LinuxDisk::new(None)), options, IDENTITY).unwrap();
+    let mut txn = db.begin();
+    let mut stored = 0_u32;
+    let refusal = loop {
+        match txn.put(Tree::Kv, &stored.to_le_bytes(), &[1; 900]) {
+            Ok(()) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refusal, StoreError::Full { limit: 1_048_576 }), "{refusal}");
+    txn.commit().unwrap();
+    let mut txn = db.begin();
+    for n in 0..stored {
+        assert!(txn.delete(Tree::Kv, &n.to_le_bytes()).unwrap());
+    }
+    txn.put(Tree::Kv, b"again", b"there is room").unwrap();
+    txn.commit().unwrap();
+    db.check().unwrap();
+}
+
+#[test]
+fn foreign_files_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir.path().join("mmapd.db"));
+    let open = |identity| Db::open(Arc::new(LinuxDisk::new(None)), options.clone(), identity);
+    drop(open(IDENTITY).unwrap());
+    drop(open(Identity { incarnation: 9, ..IDENTITY }).unwrap());
+    for other in [Identity { cluster: 8, ..IDENTITY }, Identity { node: NodeId(2), ..IDENTITY }] {
+        assert!(matches!(open(other), Err(StoreError::Foreign { .. })));
+    }
+}
+
+#[test]
+fn a_pinned_checkpoint_is_streamed_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(LinuxDisk::new(None));
+    let (mut rng, path) = (Rng(4), dir.path().join("mmapd.db"));
+    let mut pair = Pair::new(Db::open(Arc::clone(&disk), options(&path), IDENTITY).unwrap());
+    assert!(pair.db.pin().unwrap().is_none());
+    for _ in 0..30 {
+        pair.batch(&mut rng, 20);
+    }
+    pair.checkpoint();
+    pair.checkpoint();
+    let (pinned, model) = (pair.db.pin().unwrap().unwrap(), pair.model.clone());
+    let new = dir.path().join("mmapd.db.new");
+    let identity = Identity { node: NodeId(2), ..IDENTITY };
+    let mut receiver = Receiver::create(Arc::clone(&disk), &new, identity, 64 << 20).unwrap();
+    let mut n = 0;
+    while let Some(chunk) = pinned.chunk(n).unwrap() {
+        // The sender goes on, checkpoint after checkpoint.
+        pair.batch(&mut rng, 40);
+        pair.checkpoint();
+        pair.checkpoint();
+        assert_eq!(pinned.chunk(n).unwrap().as_ref(), Some(&chunk));
+        for _ in 0..20 {
+            let mut damaged = chunk.to_vec();
+            let at = rng.index(damaged.len());
+            damaged[at] ^= 1 << rng.below(8);
+            assert!(matches!(receiver.push(&damaged), Err(StoreError::Corrupt { .. })));
+        }
+        assert!(receiver.push(&chunk[..chunk.len() - 1]).is_err());
+        receiver.push(&chunk).unwrap();
+        assert!(receiver.push(&chunk).is_err());
+        n += 1;
+    }
+    assert_eq!(receiver.finish().unwrap(), *pinned.state());
+    let db = Db::open(disk, options(&new), identity).unwrap();
+    same(&db.published().snapshot(), &model);
+    db.check().unwrap();
+}
+
+/// Any damage to a file is found by the check, and nothing panics on the way.
+#[test]
+fn damage_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mmapd.db");
+    let disk: Arc<dyn Disk> = Arc::new(LinuxDisk::new(None));
+    let mut rng = Rng(77);
+    let mut pair = Pair::new(Db::open(Arc::clone(&disk), options(&path), IDENTITY).unwrap());
+    for _ in 0..6 {
+        pair.batch(&mut rng, 10);
+    }
+    pair.checkpoint();
+    pair.checkpoint();
+    drop(pair.db);
+    let intact = std::fs::read(&path).unwrap();
+    for _ in 0..1500 {
+        let mut bytes = intact.clone();
+        let pages = bytes.len() / 4096;
+        match rng.below(4) {
+            0 => {
+                let at = rng.index(bytes.len());
+                bytes[at] ^= 1 << rng.below(8);
+            }
+            1 => bytes[rng.index(pages) * 4096..].fill(0),
+            2 => {
+                // A misdirected write.
+                let (from, to) = (rng.index(pages) * 4096, rng.index(pages) * 4096);
+                bytes.copy_within(from..from + 4096, to);
+            }
+            _ => bytes.truncate(rng.index(bytes.len())),
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let Ok(db) = Db::open(Arc::clone(&disk), options(&path), IDENTITY) else { continue };
+        let Ok(checked) = db.check() else { continue };
+        if db.state().applied.index.0 == 0 {
+            assert_eq!(checked.entries, 0, "the checkpoint before");
+        } else {
+            same(&db.published().snapshot(), &pair.model);
+        }
     }
 }
 

@@ -1,4 +1,83 @@
-//! The Raft core.
+//! The Raft core: what a node decides, and nothing of how it is done.
+//!
+//! [`Raft::step`] takes one [`Input`] (a tick, a message, a proposal, "the disk is
+//! done") and adds to [`Effects`] what must happen because of it (save this, send
+//! that, apply up to here). In between it is a plain value: the same inputs give
+//! the same effects, so a test can live through a year in a second.
+//!
+//! # The protocol
+//!
+//! Time is cut into *terms*. In each term at most one node *leads*; the others
+//! *follow*. A follower that hears no leader for a random time asks around whether
+//! it would be elected (*pre-candidate*), and with a majority of promises enters a
+//! new term and asks for votes (*candidate*).
+//!
+//! ```text
+//!               time-out               majority of promises
+//!   follower ------------> pre-candidate ------------> candidate
+//!      ^  ^                     |  ^                    |     |
+//!      |  +---------------------+  +--------------------+     | majority
+//!      |    leader heard, refused        time-out             | of votes
+//!      +------------------------------- leader <--------------+
+//!             newer term, majority lost
+//! ```
+//!
+//! The leader alone takes proposals. It appends them to its log and sends them to
+//! the others, each append together with the entry before it; a follower that does
+//! not hold that entry refuses and says where the logs may agree. So equal places
+//! of equal terms have equal histories (*log matching*). An entry on a majority of
+//! disks is *committed*: voters refuse candidates whose log is behind, so every
+//! later leader has it (*leader completeness*). It may then be applied.
+//!
+//! Each rule is in one place, with the section of the paper that it comes from:
+//!
+//! | file | answers |
+//! |---|---|
+//! | [`mod@types`], [`message`] | the words, and the border of this module |
+//! | [`terms`] | which term does each entry have? |
+//! | `io` | what is durable, and what may be said because of it? |
+//! | `election` | who leads? |
+//! | `replication`, [`progress`] | who has which entry, and what is committed? |
+//! | [`quorum`], `members` | who decides? |
+//! | `reads` | may this read be answered? |
+//! | `transfer`, `snapshot` | how does leadership, or a whole state, move? |
+//!
+//! # Who owes what
+//!
+//! The core holds positions, never payloads. The driver:
+//!
+//! 1. clears [`Effects`], calls [`Raft::step`], and does what it finds there in the
+//!    order of the fields, before the next input;
+//! 2. gives `hard_state` and `appends` to the disk under the token `io`, in order,
+//!    one writer; entries are readable at once. When the disk has everything up to
+//!    a token, it says [`Input::Durable`]. Tokens may be skipped: the newest covers
+//!    all before it. An answer covers what was *synced*, not what was written;
+//! 3. sends `replicate` when the entries are readable, and `messages` at once. It
+//!    may lose, repeat and reorder them; a peer's frames should keep their order,
+//!    or time is lost with refusals;
+//! 4. applies up to `commit` and says [`Input::Applied`]; drops the log below a
+//!    checkpoint and says [`Input::Compacted`]; streams `snapshots` and *always*
+//!    says [`Input::SnapshotSent`] in the end;
+//! 5. bounds what it asks for: reads and proposals that wait are remembered here.
+//!
+//! Every message waits inside until the newest term and vote are durable, and an
+//! acknowledgement until its entries are. So the driver cannot say too much too
+//! early, whatever it does with its disk.
+//!
+//! # Departures from the paper
+//!
+//! * Pre-vote always, and whoever hears a leader neither promises nor votes
+//!   (thesis 9.6, 4.2.3); a leader that does not hear a majority steps down (6.2).
+//! * The leader's disk is one of many: an entry may be committed before the leader
+//!   has it on its own disk (10.2.1). It is applied there only afterwards.
+//! * Heartbeats are messages of their own and never wait behind appends. A commit
+//!   index that rides on no append is told at the next tick.
+//!
+//! # Left out
+//!
+//! Proposing configuration changes (the quorums know joint ones already), leader
+//! leases, witnesses, quiescence. A stalled disk is not noticed here: the leader
+//! goes on as long as a majority of other disks works.
 
 pub mod config;
 mod election;

@@ -87,10 +87,20 @@ impl Progress {
     pub(super) fn accepted(&mut self, matched: Index, base: Index) {
         self.matched = self.matched.max(matched);
         let caught = self.matched;
+        let is_probe_answer = caught.next() >= self.next;
         self.next = self.next.max(caught.next());
         match &mut self.flow {
-            Flow::Probe { .. } => self.replicate(),
-            Flow::Replicate { inflight } => inflight.retain(|&upto| upto > caught),
+            // An older answer says less than what the probe asks for.
+            Flow::Probe { .. } => {
+                if is_probe_answer {
+                    self.replicate();
+                }
+            }
+            Flow::Replicate { inflight } => {
+                while inflight.front().is_some_and(|&upto| upto <= caught) {
+                    inflight.pop_front();
+                }
+            }
             Flow::Snapshot { .. } => {
                 if caught >= base {
                     self.replicate();
@@ -112,11 +122,16 @@ impl Progress {
     }
 
     /// Is a refusal of the append after `prev` an answer to what was sent last?
-    /// Older ones would rewind what has been learned since.
-    pub(super) fn is_fresh_refusal(&self, prev: Index) -> bool {
+    /// Older ones would rewind what has been learned since. `hint`, the last entry
+    /// that may be common, gives some away: it is never below what we know to
+    /// match, unless it was said before that.
+    pub(super) fn is_fresh_refusal(&self, prev: Index, hint: Index) -> bool {
+        if prev <= self.matched || hint < self.matched {
+            return false;
+        }
         match self.flow {
-            Flow::Probe { sent } => sent && prev.next() == self.next && prev > self.matched,
-            Flow::Replicate { .. } => prev > self.matched && prev < self.next,
+            Flow::Probe { sent } => sent && prev.next() == self.next,
+            Flow::Replicate { .. } => prev < self.next,
             Flow::Snapshot { .. } => false,
         }
     }

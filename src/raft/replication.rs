@@ -248,7 +248,7 @@ impl Raft {
     ) {
         let common = self.terms.common(hint).map_or(Index(0), |id| id.index);
         let Some(progress) = self.heard(from, read_seq) else { return };
-        if progress.is_fresh_refusal(prev) {
+        if progress.is_fresh_refusal(prev, hint.index) {
             progress.probe(common.next());
         }
         self.confirm_round(out);

@@ -248,7 +248,12 @@ fn open_file(
         return Err(StoreError::Foreign { file, found: of(found), wanted: of(wanted) });
     }
     let previous = metas.pop().filter(|older| older.seq + 1 == newest.seq);
-    let previous = previous.map(kept).transpose()?;
+    // Without an intact bitmap the older checkpoint is of no use; the newer one is.
+    let previous = match previous.map(kept).transpose() {
+        Ok(previous) => previous,
+        Err(StoreError::Corrupt { .. }) => None,
+        Err(error) => return Err(error),
+    };
     let durable = kept(newest)?;
     let run = durable.meta.bitmap;
     let bitmap = Arc::clone(&durable.bitmap);
@@ -520,8 +525,9 @@ impl Txn<'_> {
     pub fn put(&mut self, tree: Tree, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         assert!(!key.is_empty() && key.len() <= KEY_MAX, "the caller checks keys");
         assert!(value.len() <= VALUE_MAX, "the caller checks values");
-        let (quota, live) = (self.db.options.quota, self.db.live_bytes());
-        if live + (key.len() + value.len()) as u64 > quota {
+        let quota = self.db.options.quota;
+        let live = self.db.space.live_pages().saturating_sub(self.batch.freed_pages);
+        if live * PAGE as u64 + (key.len() + value.len()) as u64 > quota {
             return Err(StoreError::Full { limit: quota });
         }
         self.change(tree, |work, root| work.put(root, key, value))

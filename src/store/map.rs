@@ -218,6 +218,8 @@ pub const PAGE: usize = 4096;
 /// Slots in one lazily made piece of the table.
 const PIECE: usize = 4096;
 
+type Piece = Box<[AtomicPtr<Heap>]>;
+
 /// What a slot says when it does not point to a [`Heap`]. A real pointer is aligned for a
 /// `Heap`, so it is never one of these small odd numbers or null.
 const FREE: *mut Heap = ptr::null_mut();
@@ -249,7 +251,7 @@ struct Heap {
 pub struct PageMap {
     region: Box<dyn Region>,
     memory: Arc<Memory>,
-    pieces: Box<[OnceLock<Box<[AtomicPtr<Heap>]>>]>,
+    pieces: Box<[OnceLock<Piece>]>,
     pins: Mutex<Pins>,
     limbo: Mutex<VecDeque<Limbo>>,
 }

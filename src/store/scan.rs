@@ -13,6 +13,9 @@ use super::meta::Root;
 use super::page::{Kind, View};
 use super::tree;
 
+/// A key and its value.
+pub type Pair<'a> = (&'a [u8], &'a [u8]);
+
 /// A scan over a [`Snapshot`], from [`Snapshot::scan`].
 #[derive(Debug)]
 pub struct Scan<'a> {
@@ -50,7 +53,7 @@ impl<'a> Scan<'a> {
     /// # Errors
     /// `Corrupt`.
     #[expect(clippy::should_implement_trait, reason = "an error ends the scan, the type says so")]
-    pub fn next(&mut self) -> Result<Option<(&'a [u8], &'a [u8])>, StoreError> {
+    pub fn next(&mut self) -> Result<Option<Pair<'a>>, StoreError> {
         if let Some(from) = self.from.take() {
             self.seek(&from)?;
         }

@@ -188,6 +188,8 @@ pub(super) struct Batch {
     pub(super) pages: PageTable<Box<[u8]>>,
     /// Published pages that the batch replaced.
     pub(super) freed: Vec<(u64, u64)>,
+    /// How many these are.
+    pub(super) freed_pages: u64,
 }
 
 /// A batch at work, above the snapshot it started from.
@@ -294,6 +296,7 @@ impl<B: Source> Workspace<'_, B> {
             self.space.untake(page, pages);
         } else {
             self.batch.freed.push((page, pages));
+            self.batch.freed_pages += pages;
         }
     }
 
@@ -325,6 +328,7 @@ impl<B: Source> Workspace<'_, B> {
         page::set_page(&mut copy, owned);
         self.batch.pages.insert(owned, copy);
         self.batch.freed.push((page, 1));
+        self.batch.freed_pages += 1;
         Ok(owned)
     }
 

@@ -1,0 +1,281 @@
+//! The one table that maps failures to the outside world (RFC 9457).
+//!
+//! An error becomes a response without a body that carries its [`Problem`] along; the
+//! outermost layer writes the body, since only it knows the request's id.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::node::{PeerError, ReadError, WriteError};
+use crate::store::StoreError;
+
+/// Everything a request can be refused for: the whole public vocabulary of errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ApiError {
+    /// Malformed, or with a parameter that does not exist.
+    BadRequest(String),
+    /// There is no such key or route.
+    NotFound(String),
+    /// The route exists, the method does not.
+    MethodNotAllowed,
+    /// The body took too long to arrive.
+    TooSlow,
+    /// A condition did not hold.
+    PreconditionFailed {
+        /// The key's tag; `None`: there is no such key.
+        current: Option<u64>,
+    },
+    /// A key over the limit.
+    KeyTooLarge {
+        /// Bytes allowed.
+        limit: u64,
+        /// Bytes given.
+        actual: u64,
+    },
+    /// A value or body over the limit.
+    TooLarge {
+        /// Bytes allowed.
+        limit: u64,
+        /// Bytes given, as far as is known.
+        actual: Option<u64>,
+    },
+    /// For another cluster or node.
+    Misdirected(String),
+    /// Well-formed and impossible.
+    Unprocessable(String),
+    /// Too many requests in flight.
+    Overloaded,
+    /// Nobody leads.
+    NoLeader(&'static str),
+    /// This node is shutting down, or not ready.
+    Draining(String),
+    /// A write was proposed and not confirmed.
+    OutcomeUnknown(&'static str),
+    /// The database is full.
+    QuotaExceeded {
+        /// Bytes allowed.
+        limit: u64,
+        /// Bytes used.
+        actual: u64,
+    },
+    /// A page of the database is damaged.
+    Damaged(String),
+}
+
+/// Did a failed write happen?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Outcome {
+    /// It did not, and will not.
+    NotApplied,
+    /// It may have, or may still.
+    Unknown,
+}
+
+/// Body of every refusal. Branch on `code`; `detail` is for people.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "type": "urn:mmapd:error:precondition-failed", "title": "Precondition failed", "status": 412,
+    "code": "precondition-failed", "detail": "the key is at revision 7", "outcome": "not_applied",
+    "retryable": false, "request_id": "5f0c1d2e-1", "current_etag": "\"7\""
+}))]
+pub(super) struct Problem {
+    /// URN of the kind of problem.
+    #[serde(rename = "type")]
+    kind: String,
+    /// Short text, the same for every problem of this kind.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// Name of the kind; part of the contract.
+    code: &'static str,
+    /// What happened this time.
+    detail: String,
+    /// Did a write happen?
+    outcome: Outcome,
+    /// May the same request succeed later without being changed?
+    retryable: bool,
+    /// The request's id, also in the header `Request-Id`.
+    pub(super) request_id: String,
+    /// What is allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+    /// What was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actual: Option<u64>,
+    /// The key's `ETag` when a condition failed; absent when there is no such key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_etag: Option<String>,
+}
+
+/// Status, code, title: side by side and without a wildcard arm, so that a new error does
+/// not compile until someone decides what the client will see.
+impl ApiError {
+    fn parts(&self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad-request", "Bad request"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
+            }
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "Request timeout"),
+            Self::PreconditionFailed { .. } => {
+                (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed")
+            }
+            Self::KeyTooLarge { .. } => (StatusCode::URI_TOO_LONG, "too-large", "Key too large"),
+            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
+            Self::Misdirected(_) => {
+                (StatusCode::MISDIRECTED_REQUEST, "misdirected", "Misdirected request")
+            }
+            Self::Unprocessable(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "Unprocessable")
+            }
+            Self::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "overloaded", "Overloaded"),
+            Self::NoLeader(_) => (StatusCode::SERVICE_UNAVAILABLE, "no-leader", "No leader"),
+            Self::Draining(_) => (StatusCode::SERVICE_UNAVAILABLE, "draining", "Not available"),
+            Self::OutcomeUnknown(_) => {
+                (StatusCode::GATEWAY_TIMEOUT, "outcome-unknown", "Outcome unknown")
+            }
+            Self::QuotaExceeded { .. } => {
+                (StatusCode::INSUFFICIENT_STORAGE, "quota-exceeded", "Quota exceeded")
+            }
+            Self::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, "damaged", "Damaged data"),
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::BadRequest(detail)
+            | Self::NotFound(detail)
+            | Self::Misdirected(detail)
+            | Self::Unprocessable(detail)
+            | Self::Draining(detail)
+            | Self::Damaged(detail) => detail.clone(),
+            Self::MethodNotAllowed => "this route has other methods; see the Allow header".into(),
+            Self::TooSlow => "the body did not arrive in time".into(),
+            Self::PreconditionFailed { current: Some(revision) } => {
+                format!("the key is at revision {revision}")
+            }
+            Self::PreconditionFailed { current: None } => "there is no such key".into(),
+            Self::KeyTooLarge { limit, actual } => {
+                format!("a key has at most {limit} bytes, this one has {actual}")
+            }
+            Self::TooLarge { limit, .. } => format!("the body may have at most {limit} bytes"),
+            Self::Overloaded => "too many requests are in flight on this node".into(),
+            Self::NoLeader(detail) | Self::OutcomeUnknown(detail) => (*detail).into(),
+            Self::QuotaExceeded { limit, actual } => {
+                format!("the database uses {actual} of {limit} bytes; reads and deletes still work")
+            }
+        }
+    }
+
+    fn numbers(&self) -> (Option<u64>, Option<u64>) {
+        match self {
+            Self::KeyTooLarge { limit, actual } | Self::QuotaExceeded { limit, actual } => {
+                (Some(*limit), Some(*actual))
+            }
+            Self::TooLarge { limit, actual } => (Some(*limit), *actual),
+            Self::BadRequest(_)
+            | Self::NotFound(_)
+            | Self::MethodNotAllowed
+            | Self::TooSlow
+            | Self::PreconditionFailed { .. }
+            | Self::Misdirected(_)
+            | Self::Unprocessable(_)
+            | Self::Overloaded
+            | Self::NoLeader(_)
+            | Self::Draining(_)
+            | Self::OutcomeUnknown(_)
+            | Self::Damaged(_) => (None, None),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code, title) = self.parts();
+        let (limit, actual) = self.numbers();
+        let retryable = matches!(self, Self::Overloaded | Self::NoLeader(_) | Self::Draining(_));
+        let current_etag = match &self {
+            Self::PreconditionFailed { current } => current.map(etag),
+            _ => None,
+        };
+        let outcome = match self {
+            Self::OutcomeUnknown(_) => Outcome::Unknown,
+            _ => Outcome::NotApplied,
+        };
+        let problem = Problem {
+            kind: format!("urn:mmapd:error:{code}"),
+            title,
+            status: status.as_u16(),
+            code,
+            detail: self.detail(),
+            outcome,
+            retryable,
+            request_id: String::new(),
+            limit,
+            actual,
+            current_etag: current_etag.clone(),
+        };
+        let mut response = status.into_response();
+        if retryable {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(tag) = current_etag.and_then(|tag| HeaderValue::try_from(tag).ok()) {
+            response.headers_mut().insert(header::ETAG, tag);
+        }
+        if matches!(self, Self::TooSlow | Self::TooLarge { .. }) {
+            // The rest of the body is not read, so the connection cannot be used again.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(HeaderName::from_static("connection"), close);
+        }
+        response.extensions_mut().insert(problem);
+        response
+    }
+}
+
+/// The tag of a revision.
+pub(super) fn etag(revision: u64) -> String {
+    format!("\"{revision}\"")
+}
+
+impl From<WriteError> for ApiError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::NoLeader => Self::NoLeader("no leader could be reached in time"),
+            WriteError::Draining => Self::Draining("this node is shutting down".into()),
+            WriteError::Overloaded => Self::Overloaded,
+            WriteError::Full { limit, actual } => Self::QuotaExceeded { limit, actual },
+            WriteError::Unknown(why) => Self::OutcomeUnknown(why),
+        }
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NoLeader => Self::NoLeader("no leader could be reached in time"),
+            ReadError::Draining => Self::Draining("this node is shutting down".into()),
+            ReadError::Overloaded => Self::Overloaded,
+            ReadError::TimedOut => Self::NoLeader("the leader could not confirm the read in time"),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+impl From<PeerError> for ApiError {
+    fn from(error: PeerError) -> Self {
+        match error {
+            PeerError::Misdirected(why) => Self::Misdirected(why),
+            PeerError::Malformed(why) => Self::BadRequest(why),
+            PeerError::Unavailable(why) => Self::Draining(why),
+        }
+    }
+}
