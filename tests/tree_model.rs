@@ -8,9 +8,13 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use mmapd::raft::types::{Index, LogId, NodeId, Term};
-use mmapd::store::db::{CheckpointJob, Db, DbOptions, KEY_MAX, Snapshot, Tree, VALUE_MAX};
+use mmapd::store::db::{
+    CheckpointDone, CheckpointJob, Db, DbOptions, KEY_MAX, Snapshot, Tree, VALUE_MAX,
+};
 use mmapd::store::disk::{Disk, LinuxDisk};
 use mmapd::store::simdisk::SimDisk;
 use mmapd::store::snapshot::Receiver;
@@ -364,6 +368,68 @@ fn a_pinned_checkpoint_is_streamed_as_it_was() {
     assert_eq!(receiver.finish().unwrap(), *pinned.state());
     let db = Db::open(disk, options(&new), identity).unwrap();
     same(&db.published().snapshot(), &model);
+    db.check().unwrap();
+}
+
+/// Readers on other threads, while batches and checkpoints go on: every snapshot has the
+/// same value under all keys, the one of its batch.
+#[test]
+fn readers_never_see_half_a_batch() {
+    const KEYS: u64 = 300;
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(LinuxDisk::new(None));
+    let mut db = Db::open(disk, options(&dir.path().join("mmapd.db")), IDENTITY).unwrap();
+    let (published, done) = (db.published(), Arc::new(AtomicBool::new(false)));
+    let readers: Vec<_> = (0..3)
+        .map(|seed| {
+            let (published, done) = (published.clone(), Arc::clone(&done));
+            std::thread::spawn(move || {
+                let (mut rng, mut reads) = (Rng(seed), 0_u64);
+                let mut held: Vec<Arc<Snapshot>> = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    held.push(published.snapshot());
+                    let snapshot = &held[rng.index(held.len())];
+                    let wanted = snapshot.state().revision;
+                    if wanted > 0 {
+                        let key = rng.below(KEYS).to_le_bytes();
+                        let value = snapshot.get(Tree::Kv, &key).unwrap().unwrap();
+                        assert!(value.chunks_exact(8).all(|part| part == wanted.to_le_bytes()));
+                        reads += 1;
+                    }
+                    if held.len() > 6 {
+                        held.swap_remove(rng.index(6));
+                    }
+                }
+                reads
+            })
+        })
+        .collect();
+    let mut rng = Rng(9);
+    let mut writing: Option<JoinHandle<CheckpointDone>> = None;
+    for revision in 1..200_u64 {
+        let mut txn = db.begin();
+        for key in 0..KEYS {
+            let len = [1, 30, 400][rng.index(3)];
+            let value = revision.to_le_bytes().repeat(len);
+            txn.put(Tree::Kv, &key.to_le_bytes(), &value).unwrap();
+        }
+        txn.state_mut().revision = revision;
+        txn.commit().unwrap();
+        if writing.as_ref().is_some_and(JoinHandle::is_finished) {
+            db.finish_checkpoint(writing.take().unwrap().join().unwrap()).unwrap();
+        }
+        if writing.is_none() {
+            let job = db.begin_checkpoint().unwrap().unwrap();
+            writing = Some(std::thread::spawn(move || job.run().unwrap()));
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    for reader in readers {
+        assert!(reader.join().unwrap() > 100);
+    }
+    if let Some(writing) = writing {
+        db.finish_checkpoint(writing.join().unwrap()).unwrap();
+    }
     db.check().unwrap();
 }
 

@@ -1,6 +1,6 @@
 //! The command line of the daemon: what may be asked, and what happens until a node serves.
 //!
-//! The doc comments of [`Args`] are the help text. Values are checked by `config`, like
+//! The doc comments of `Args` are the help text. Values are checked by `config`, like
 //! those of files and of the environment, so a wrong one is exit code 78 and not 2.
 
 #![forbid(unsafe_code)]

@@ -198,14 +198,10 @@ impl IntoResponse for ApiError {
         let (status, code, title) = self.parts();
         let (limit, actual) = self.numbers();
         let retryable = matches!(self, Self::Overloaded | Self::NoLeader(_) | Self::Draining(_));
-        let current_etag = match &self {
-            Self::PreconditionFailed { current } => current.map(etag),
-            _ => None,
-        };
-        let outcome = match self {
-            Self::OutcomeUnknown(_) => Outcome::Unknown,
-            _ => Outcome::NotApplied,
-        };
+        let current_etag =
+            if let Self::PreconditionFailed { current } = &self { current.map(etag) } else { None };
+        let unknown = matches!(self, Self::OutcomeUnknown(_));
+        let outcome = if unknown { Outcome::Unknown } else { Outcome::NotApplied };
         let problem = Problem {
             kind: format!("urn:mmapd:error:{code}"),
             title,

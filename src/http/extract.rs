@@ -76,7 +76,9 @@ impl Query {
                 )));
             }
             if pairs.iter().any(|(other, _)| *other == name) {
-                return Err(ApiError::BadRequest(format!("query parameter {name:?} is given twice")));
+                return Err(ApiError::BadRequest(format!(
+                    "query parameter {name:?} is given twice"
+                )));
             }
             pairs.push((name, percent_decode(value, true)?));
         }
@@ -119,7 +121,9 @@ impl Query {
     pub(super) fn timeout(&self, default: Duration, most: Duration) -> Result<Duration, ApiError> {
         let Some(text) = self.text("timeout")? else { return Ok(default) };
         let given = parse_duration(text).ok_or_else(|| {
-            ApiError::BadRequest(format!("query parameter \"timeout\" is a duration such as 500ms or 5s, not {text:?}"))
+            ApiError::BadRequest(format!(
+                "query parameter \"timeout\" is a duration such as 500ms or 5s, not {text:?}"
+            ))
         })?;
         if given.is_zero() || given > most {
             return Err(ApiError::BadRequest(format!(
@@ -201,8 +205,8 @@ pub(super) async fn body(
         let frame = timeout_at(start + http.body_timeout + earned, body.frame()).await;
         let frame = frame.map_err(|_| ApiError::TooSlow)?;
         let Some(frame) = frame else { return Ok(whole.freeze()) };
-        let frame = frame
-            .map_err(|error| ApiError::BadRequest(format!("the body broke off: {error}")))?;
+        let frame =
+            frame.map_err(|error| ApiError::BadRequest(format!("the body broke off: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() as u64 + data.len() as u64 > limit {
             return Err(ApiError::TooLarge { limit, actual: None });

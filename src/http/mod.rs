@@ -1,9 +1,251 @@
-//! stub
+//! EDGE: the REST service. Parses, calls the node, answers; keeps no state of its own.
+//!
+//! Every response carries the request's id, those of the data API also who answered and
+//! as of which term and revision. Every refusal is a problem document (RFC 9457), written
+//! by the outermost layer from what `error.rs` decided.
+//!
+//! Left out: who may do what. Until there are credentials a node listens where it is told,
+//! by default on loopback alone.
+
+mod cluster;
+mod error;
+mod extract;
+mod keys;
+mod legacy;
+mod list;
+mod ops;
+mod raft;
+mod serve;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use bytes::Bytes;
+use tokio::sync::Semaphore;
 use utoipa::OpenApi;
+use utoipa_swagger_ui::{Config as UiConfig, SwaggerUi};
+
+pub use serve::serve;
+
+use crate::config::Config;
+use crate::metrics::{self, HttpSeries};
+use crate::node::Handle;
+use error::{ApiError, Problem};
+use extract::Query;
+
+/// Longest request id taken over from a client.
+const REQUEST_ID_MAX: usize = 128;
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+
 #[derive(OpenApi)]
-#[openapi()]
-struct Doc;
-/// doc
-pub fn openapi() -> utoipa::openapi::OpenApi { Doc::openapi() }
-/// serve
-pub async fn serve(_l: tokio::net::TcpListener, _h: crate::node::Handle, _c: crate::config::Config, mut s: tokio::sync::watch::Receiver<bool>) { let _ = s.changed().await; }
+#[openapi(
+    info(
+        title = "mmapd",
+        description = "A distributed, strongly consistent key-value store. Any node answers any request; \
+            reads and writes are linearizable unless a request asks for less; every failure says whether \
+            the write happened.",
+    ),
+    servers((url = "/", description = "this node")),
+    tags(
+        (name = "keys", description = "Keys and values"),
+        (name = "cluster", description = "Nodes and who leads them"),
+        (name = "operations", description = "Probes, metrics, this description"),
+        (name = "legacy", description = "Routes of the experiment that mmapd grew out of"),
+        (name = "raft (internal)", description = "What nodes say to each other; not for clients"),
+    ),
+    paths(
+        keys::put, keys::get, keys::head, keys::delete, list::list,
+        cluster::status, cluster::cluster, cluster::leader,
+        ops::livez, ops::readyz, ops::scrape, ops::description,
+        legacy::set, legacy::get, legacy::status,
+        raft::append, raft::vote, raft::snapshot, raft::propose,
+    ),
+    components(schemas(keys::Envelope, keys::RawValue, Problem)),
+)]
+struct Description;
+
+/// The OpenAPI document, equal to the committed `openapi/mmapd.json`.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    Description::openapi()
+}
+
+/// What every handler has.
+#[derive(Clone, Debug)]
+struct Edge {
+    handle: Handle,
+    config: Arc<Config>,
+    /// One permit for each request of the data API that may be in flight.
+    in_flight: Arc<Semaphore>,
+    /// The OpenAPI document, rendered once.
+    description: Bytes,
+}
+
+impl Edge {
+    fn timeout(&self, query: &Query) -> Result<std::time::Duration, ApiError> {
+        query.timeout(self.config.limits.request_timeout, self.config.limits.max_timeout)
+    }
+
+    /// Where to send a client that asked to be redirected; `None`: answer it here.
+    fn redirect(&self, query: &Query, uri: &Uri) -> Result<Option<Response>, ApiError> {
+        let status = self.handle.status();
+        if !query.flag("redirect")? || status.leader == Some(self.handle.id()) {
+            return Ok(None);
+        }
+        let leader = self
+            .handle
+            .leader_url()
+            .ok_or(ApiError::NoLeader("there is no leader to redirect to"))?;
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        let location = format!("{}{target}", leader.trim_end_matches('/'));
+        Ok(Some((StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response()))
+    }
+}
+
+/// All routes over `handle`.
+///
+/// # Panics
+/// When the description cannot be rendered, which a test would show.
+pub fn router(handle: Handle, config: Config) -> Router {
+    let permits = usize::try_from(config.limits.in_flight).unwrap_or(usize::MAX);
+    let description = openapi().to_pretty_json().expect("the description is plain data");
+    let edge = Edge {
+        handle,
+        config: Arc::new(config),
+        in_flight: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+        description: description.into(),
+    };
+    let one_key = || get(keys::get).head(keys::head).put(keys::put).delete(keys::delete);
+    let data = Router::new()
+        .route("/v1/keys/{*key}", measured("/v1/keys/{key}", one_key()))
+        .route("/v1/keys/", measured("/v1/keys/{key}", no_key()))
+        .route("/v1/keys", measured("/v1/keys", get(list::list)))
+        .route("/set/{*key}", measured("/set/{key}", post(legacy::set)))
+        .route("/get/{*key}", measured("/get/{key}", get(legacy::get)))
+        .route_layer(from_fn_with_state(edge.clone(), admit));
+    let rest = Router::new()
+        .route("/v1/status", measured("/v1/status", get(cluster::status)))
+        .route("/v1/cluster", measured("/v1/cluster", get(cluster::cluster)))
+        .route("/v1/cluster/leader", measured("/v1/cluster/leader", get(cluster::leader)))
+        .route("/v1/raft/append", measured("/v1/raft/append", post(raft::append)))
+        .route("/v1/raft/vote", measured("/v1/raft/vote", post(raft::vote)))
+        .route("/v1/raft/snapshot", measured("/v1/raft/snapshot", post(raft::snapshot)))
+        .route("/v1/raft/propose", measured("/v1/raft/propose", post(raft::propose)))
+        .route("/livez", measured("/livez", get(ops::livez)))
+        .route("/readyz", measured("/readyz", get(ops::readyz)))
+        .route("/metrics", measured("/metrics", get(ops::scrape)))
+        .route("/openapi.json", measured("/openapi.json", get(ops::description)))
+        .route("/status", measured("/status", get(legacy::status)));
+    // The page asks nobody outside: no validator, and every file comes from this binary.
+    let ui = SwaggerUi::new("/docs").config(UiConfig::new(["/openapi.json"]).validator_url("none"));
+    data.merge(rest)
+        .merge(Router::<Edge>::from(ui))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(from_fn_with_state(edge.clone(), finish))
+        .with_state(edge)
+}
+
+fn no_key() -> MethodRouter<Edge> {
+    get(keys::no_key).put(keys::no_key).delete(keys::no_key)
+}
+
+async fn no_route(uri: Uri) -> ApiError {
+    ApiError::NotFound(format!("there is no route {}", uri.path()))
+}
+
+async fn no_method() -> ApiError {
+    ApiError::MethodNotAllowed
+}
+
+/// Refuses a request of the data API when too many are in flight already.
+async fn admit(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    match edge.in_flight.try_acquire() {
+        Ok(_permit) => next.run(request).await,
+        Err(_) => ApiError::Overloaded.into_response(),
+    }
+}
+
+/// The series of one route, by method; looked up once.
+#[derive(Default)]
+struct RouteSeries([OnceLock<HttpSeries>; 6]);
+
+impl RouteSeries {
+    fn of(&self, route: &'static str, method: &Method) -> &HttpSeries {
+        let (place, name) = match method.as_str() {
+            "GET" => (0, "GET"),
+            "PUT" => (1, "PUT"),
+            "DELETE" => (2, "DELETE"),
+            "POST" => (3, "POST"),
+            "HEAD" => (4, "HEAD"),
+            _ => (5, "other"),
+        };
+        self.0[place].get_or_init(|| metrics::http_request(route, name))
+    }
+}
+
+/// Counts and times the requests of a route under its pattern, never under a key.
+fn measured(route: &'static str, methods: MethodRouter<Edge>) -> MethodRouter<Edge> {
+    let series = Arc::new(RouteSeries::default());
+    let count = move |State(series): State<Arc<RouteSeries>>, request: Request, next: Next| {
+        let start = Instant::now();
+        let method = request.method().clone();
+        async move {
+            let response = next.run(request).await;
+            let series = series.of(route, &method);
+            series.record(response.status().as_u16(), start.elapsed().as_secs_f64());
+            response
+        }
+    };
+    methods.layer(from_fn_with_state(series, count))
+}
+
+/// The outermost layer: request ids, who answered, and the bodies of refusals.
+async fn finish(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let data = request.uri().path().starts_with("/v1/");
+    let mut response = next.run(request).await;
+    if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
+        problem.request_id = id.to_str().unwrap_or_default().to_owned();
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let kind = HeaderValue::from_static("application/problem+json");
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, kind);
+        headers.insert(header::CONTENT_LENGTH, body.len().into());
+        *response.body_mut() = body.into();
+    }
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    if data {
+        let status = edge.handle.status();
+        let revision = edge.handle.stale_view().revision();
+        let mut number = |name: &'static str, number: u64| {
+            headers.insert(HeaderName::from_static(name), number.into());
+        };
+        number("mmapd-node", edge.handle.id());
+        number("mmapd-term", status.term);
+        number("mmapd-revision", revision);
+    }
+    response
+}
+
+/// The client's own id when it is a sane one, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let given = headers.get(REQUEST_ID).filter(|id| {
+        let visible = |byte: &u8| byte.is_ascii_graphic();
+        !id.is_empty() && id.len() <= REQUEST_ID_MAX && id.as_bytes().iter().all(visible)
+    });
+    given.cloned().unwrap_or_else(|| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let text = format!("{:x}-{number:x}", std::process::id());
+        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"))
+    })
+}

@@ -6,21 +6,21 @@ use super::core::Now;
 
 /// Wall and monotonic time since the node started.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(super) struct Clock {
     start: Instant,
 }
 
 impl Clock {
     /// Starts now.
     #[must_use]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { start: Instant::now() }
     }
 
     /// Both clocks.
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     #[must_use]
-    pub fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Now {
             wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),

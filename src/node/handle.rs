@@ -153,6 +153,7 @@ pub(super) type Waiter = oneshot::Sender<Answer>;
 
 /// What lies in the inbox of the node thread.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once; a box would be an allocation a packet")]
 pub(super) enum Mail {
     /// Time went by.
     Tick,
@@ -305,6 +306,16 @@ impl Handle {
                 return Err(ReadError::NoLeader);
             }
         }
+    }
+
+    /// Waits until this replica has applied entry `revision`; `false`: not within `timeout`.
+    pub async fn reached(&self, revision: u64, timeout: Duration) -> bool {
+        if self.stale_view().applied().0 >= revision {
+            return true;
+        }
+        let mut status = self.shared.status.clone();
+        let applied = status.wait_for(|status| status.applied_index >= revision);
+        matches!(tokio::time::timeout(timeout, applied).await, Ok(Ok(_)))
     }
 
     /// This replica as it is, without waiting.

@@ -1,7 +1,7 @@
 //! The node: protocol, log and database behind one thread, and the handle that the edge
 //! holds.
 //!
-//! [`core`] decides nothing about threads and [`run`] nothing else; [`open`] makes the files
+//! `core` decides nothing about threads and `run` nothing else; [`open()`] makes the files
 //! agree before either starts. Start reading at `core.rs`.
 
 mod clock;

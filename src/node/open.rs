@@ -171,14 +171,14 @@ fn corrupt(file: &std::path::Path, why: &str) -> StoreError {
 /// The configuration stored with a state; `or` when none was stored, as in a database that
 /// has not applied a configuration entry.
 #[must_use]
-pub fn membership_of(stored: &[u8], or: &Membership) -> Membership {
+pub(super) fn membership_of(stored: &[u8], or: &Membership) -> Membership {
     wire::decode_membership(stored).unwrap_or_else(|_| or.clone())
 }
 
 /// What the core must know of received frames: places, terms and configurations, never
 /// payloads. `None`: they are damaged, or do not follow `prev`.
 #[must_use]
-pub fn describe(prev: LogId, frames: &Bytes) -> Option<EntryRun> {
+pub(super) fn describe(prev: LogId, frames: &Bytes) -> Option<EntryRun> {
     let mut run = EntryRun { last: prev.index, ..EntryRun::default() };
     let mut term = None;
     for entry in frame::Frames::new(frames) {

@@ -22,8 +22,8 @@ use super::error::StoreError;
 use super::map::{FileWriter, PAGE};
 use super::meta::{BitmapRun, Meta};
 use super::page::{self, View};
-use super::space::Bitmap;
-use super::tree::{PageTable, Source, corrupt, load};
+use super::space::{Bitmap, PageTable};
+use super::tree::{Source, corrupt, load};
 
 /// Bytes that are sealed before they are written, in order of their pages.
 const STAGE: usize = 8 << 20;
@@ -62,6 +62,8 @@ impl CheckpointDone {
 
 impl Db {
     /// Prepares a checkpoint of the newest state. `None`: nothing changed since the last.
+    /// The job must be run and finished; a database whose job was dropped or failed can
+    /// be read and no longer made durable, so the process must end.
     ///
     /// # Errors
     /// `Full` when no pages for the bitmap are left.
@@ -135,6 +137,9 @@ impl Db {
         let kept = [Some(&self.durable), self.previous.as_ref()];
         let kept = kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect();
         self.space.keep(kept);
+        // A new pin for the same state: the heap pages go when readers of the old one do,
+        // and not only with the next batch.
+        self.renew_pin();
         self.reclaim();
         Ok(())
     }

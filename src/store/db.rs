@@ -23,8 +23,8 @@ use super::map::{FileWriter, PAGE, PageMap, Pin};
 use super::meta::{BitmapRun, MEMBERSHIP_MAX, Meta, ROOTS, Root, SLOTS};
 use super::page::{Run, View};
 use super::scan::Scan;
-use super::space::{Bitmap, Space};
-use super::tree::{self, Batch, PageTable, Source, Workspace, corrupt};
+use super::space::{Bitmap, PageTable, Space};
+use super::tree::{self, Batch, Source, Workspace, corrupt};
 
 pub use super::checkpoint::{CheckpointDone, CheckpointJob};
 pub use super::meta::DbState;
@@ -453,6 +453,14 @@ impl Db {
     #[doc(hidden)]
     pub fn plant_reuse(&mut self, reckless: bool) {
         self.space.plant_reuse(reckless);
+    }
+
+    /// Publishes the newest state once more, under a pin that sees only what is there now.
+    pub(super) fn renew_pin(&mut self) {
+        let Snapshot { roots, state, .. } = &*self.current;
+        let (pin, roots, state) = (self.map.pin(), *roots, state.clone());
+        self.current = Arc::new(Snapshot { pin, roots, state });
+        self.published.set(Arc::clone(&self.current));
     }
 
     /// Hides what no snapshot reads any more, and frees what no pin can see.

@@ -11,9 +11,33 @@
 //! Left out: bitmaps in fixed places, changed in pairs. Writing the whole map anew costs
 //! 32 KiB per GiB and checkpoint, and needs no rule of its own to survive a crash.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Weak};
 
 use super::map::PAGE;
+
+/// Page numbers are well spread after one multiplication.
+#[derive(Debug, Default)]
+pub(super) struct PageHasher(u64);
+
+impl Hasher for PageHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, page: u64) {
+        self.0 = (self.0 ^ page).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+}
+
+pub(super) type PageTable<T> = HashMap<u64, T, BuildHasherDefault<PageHasher>>;
 
 /// One bit per page; pages beyond its end are free.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -11,14 +11,12 @@
 #![deny(clippy::indexing_slicing)]
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 use super::error::StoreError;
 use super::map::PAGE;
 use super::meta::Root;
 use super::page::{self, Cell, Key, Kind, OwnedKey, ROOM, Run, Value, View};
-use super::space::Space;
+use super::space::{PageTable, Space};
 
 /// Pages with less than this in them look for a neighbour to merge with.
 const MERGE_BELOW: usize = ROOM / 4;
@@ -158,28 +156,6 @@ pub(super) fn get<'a, S: Source>(
         Err(_) => Ok(None),
     }
 }
-
-/// Page numbers are well spread after one multiplication.
-#[derive(Debug, Default)]
-pub(super) struct PageHasher(u64);
-
-impl Hasher for PageHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, page: u64) {
-        self.0 = (self.0 ^ page).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
-    }
-}
-
-pub(super) type PageTable<T> = HashMap<u64, T, BuildHasherDefault<PageHasher>>;
 
 /// The pages of a batch that nobody else can see yet.
 #[derive(Debug, Default)]

@@ -1,0 +1,94 @@
+//! What other nodes of the cluster call. The bodies are the wire format of `wire.rs`; a
+//! message for another cluster or another node is 421.
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use super::Edge;
+use super::error::{ApiError, Problem};
+use super::extract;
+use super::keys::RawValue;
+use crate::wire::FRAMES_MAX;
+
+/// Largest message of an election.
+const VOTE_MAX: u64 = 64 << 10;
+
+/// Messages from a peer
+///
+/// A stream of appends, heartbeats and their answers that lasts as long as the connection.
+#[utoipa::path(
+    post, path = "/v1/raft/append", operation_id = "raftAppend", tag = "raft (internal)",
+    request_body(content = RawValue, content_type = "application/octet-stream"),
+    responses(
+        (status = 204, description = "the stream ended"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
+        (status = 421, body = Problem, content_type = "application/problem+json", description = "`misdirected`"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`"),
+    ),
+)]
+pub(super) async fn append(State(edge): State<Edge>, body: Body) -> Result<StatusCode, ApiError> {
+    edge.handle.peer_stream(body.into_data_stream()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A message of an election
+#[utoipa::path(
+    post, path = "/v1/raft/vote", operation_id = "raftVote", tag = "raft (internal)",
+    request_body(content = RawValue, content_type = "application/octet-stream"),
+    responses(
+        (status = 204, description = "delivered"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
+        (status = 408, body = Problem, content_type = "application/problem+json", description = "`request-timeout`"),
+        (status = 413, body = Problem, content_type = "application/problem+json", description = "`too-large`"),
+        (status = 421, body = Problem, content_type = "application/problem+json", description = "`misdirected`"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`"),
+    ),
+)]
+pub(super) async fn vote(
+    State(edge): State<Edge>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
+    let (head, body) = request.into_parts();
+    let body = extract::body(&head.headers, body, VOTE_MAX, &edge.config.http).await?;
+    edge.handle.peer_vote(body).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A snapshot from the leader
+#[utoipa::path(
+    post, path = "/v1/raft/snapshot", operation_id = "raftSnapshot", tag = "raft (internal)",
+    request_body(content = RawValue, content_type = "application/octet-stream"),
+    responses(
+        (status = 200, body = RawValue, content_type = "application/octet-stream", description = "installed; term and index of its last entry"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
+        (status = 421, body = Problem, content_type = "application/problem+json", description = "`misdirected`"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`"),
+    ),
+)]
+pub(super) async fn snapshot(State(edge): State<Edge>, body: Body) -> Result<Response, ApiError> {
+    Ok(edge.handle.peer_snapshot(body.into_data_stream()).await?.into_response())
+}
+
+/// A command forwarded by a follower
+#[utoipa::path(
+    post, path = "/v1/raft/propose", operation_id = "raftPropose", tag = "raft (internal)",
+    request_body(content = RawValue, content_type = "application/octet-stream"),
+    responses(
+        (status = 200, body = RawValue, content_type = "application/octet-stream", description = "what became of it"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
+        (status = 408, body = Problem, content_type = "application/problem+json", description = "`request-timeout`"),
+        (status = 413, body = Problem, content_type = "application/problem+json", description = "`too-large`"),
+        (status = 421, body = Problem, content_type = "application/problem+json", description = "`misdirected`"),
+    ),
+)]
+pub(super) async fn propose(
+    State(edge): State<Edge>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (head, body) = request.into_parts();
+    let limit = FRAMES_MAX as u64;
+    let body = extract::body(&head.headers, body, limit, &edge.config.http).await?;
+    Ok(edge.handle.peer_propose(body).await?.into_response())
+}
