@@ -10,7 +10,7 @@ use super::Edge;
 use super::error::{ApiError, Problem};
 use super::extract;
 use super::keys::RawValue;
-use crate::wire::FRAMES_MAX;
+use crate::node::FORWARDED_MAX;
 
 /// Largest message of an election.
 const VOTE_MAX: u64 = 64 << 10;
@@ -88,7 +88,6 @@ pub(super) async fn propose(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    let limit = FRAMES_MAX as u64;
-    let body = extract::body(&head.headers, body, limit, &edge.config.http).await?;
+    let body = extract::body(&head.headers, body, FORWARDED_MAX, &edge.config.http).await?;
     Ok(edge.handle.peer_propose(body).await?.into_response())
 }

@@ -167,6 +167,8 @@ pub(super) enum Mail {
     Stop,
 }
 
+/// Largest body of `POST /v1/raft/propose`: a command of the greatest key and value.
+pub const FORWARDED_MAX: u64 = crate::wire::FRAMES_MAX as u64;
 /// How often a request that found no leader looks again, if nothing wakes it before.
 const LEADER_POLL: Duration = Duration::from_millis(50);
 

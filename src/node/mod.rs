@@ -21,7 +21,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::core::{Core, CoreOptions, Now};
 pub use handle::{
-    Consistency, Handle, MemberStatus, PeerError, ReadError, RoleName, Status, WriteError,
+    Consistency, FORWARDED_MAX, Handle, MemberStatus, PeerError, ReadError, RoleName, Status,
+    WriteError,
 };
 pub use open::{OpenOptions, Parts, incoming_path, node_ids, open};
 pub use run::Fatal;
