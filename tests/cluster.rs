@@ -371,6 +371,21 @@ fn a_used_port_is_named() {
 }
 
 #[test]
+fn a_write_that_the_system_refuses_ends_the_process_without_an_acknowledgement() {
+    let (_dir, mut node) = alone(&["--port", "PORT"]);
+    node.start();
+    put(&mut node.client(), "color", "blue");
+    // Every later append to the log fails, as on a full disk.
+    node.limit_file_size(4096);
+    let answer = node.client().put("color", b"red");
+    assert!(!answer.is_ok_and(|reply| reply.status < 300), "acknowledged what was not written");
+    assert_eq!(node.exit_code(), Some(74), "{}", node.log_tail());
+    assert!(node.log_tail().contains("pwrite"), "{}", node.log_tail());
+    node.start();
+    assert_eq!(node.client().read("color").expect("an answer").text(), "blue");
+}
+
+#[test]
 fn data_in_use_is_left_alone() {
     let (dir, mut node) = alone(&["--port", "PORT"]);
     node.start();

@@ -112,7 +112,13 @@ async fn keep_up() {
     }
 }
 
+/// `SIGXFSZ`: a write beyond the limit on file sizes.
+const FILE_SIZE_SIGNAL: i32 = 25;
+
 struct Signals {
+    /// Caught and not looked at: the write itself reports the error, which is fatal in the
+    /// documented way.
+    _file_size: Signal,
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
@@ -123,6 +129,7 @@ impl Signals {
         let listen =
             |kind| signal(kind).map_err(|error| Fatal::failure(format!("no signals: {error}")));
         Ok(Self {
+            _file_size: listen(SignalKind::from_raw(FILE_SIZE_SIGNAL))?,
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hang_up: listen(SignalKind::hangup())?,

@@ -98,6 +98,8 @@ pub struct Core<W> {
     applied: Index,
     /// Replication orders for entries that are staged and not written yet.
     orders: Vec<Replicate>,
+    /// When the heartbeat that each peer has not answered yet was sent.
+    heartbeats: BTreeMap<NodeId, u64>,
     /// Own proposals by index, ascending.
     waiting: VecDeque<Waiting<W>>,
     /// Reads by token until the protocol decides them.
@@ -134,6 +136,7 @@ impl<W> Core<W> {
             commit: applied,
             applied,
             orders: Vec::new(),
+            heartbeats: BTreeMap::new(),
             waiting: VecDeque::new(),
             reads: BTreeMap::new(),
             next_read: 0,
@@ -306,6 +309,9 @@ impl<W> Core<W> {
         }
         self.orders.append(&mut effects.replicate);
         for envelope in effects.messages.drain(..) {
+            if matches!(envelope.message, Message::Heartbeat { .. }) {
+                self.heartbeats.insert(envelope.to, self.now.mono_us);
+            }
             work.packets.push(self.outgoing(&envelope));
         }
         for to in effects.snapshots.drain(..) {
@@ -364,6 +370,12 @@ impl<W> Core<W> {
 
     fn receive(&mut self, packet: wire::Packet, work: &mut Work<W>) -> Result<(), StoreError> {
         let wire::Packet { mut envelope, incarnation: _, frames } = packet;
+        if matches!(envelope.message, Message::HeartbeatReply { .. })
+            && let Some(sent) = self.heartbeats.remove(&envelope.from)
+        {
+            let took = self.now.mono_us.saturating_sub(sent);
+            work.measured.round_trips_us.push((envelope.from, took));
+        }
         if let Message::Append { prev, entries, .. } = &mut envelope.message {
             // Damaged frames are dropped here, before anything of them reaches the log.
             match super::open::describe(*prev, &frames) {

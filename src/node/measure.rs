@@ -80,6 +80,11 @@ impl Measure {
         for micros in &measured.commit_latency_us {
             metrics.commit_latency.record(Duration::from_micros(*micros).as_secs_f64());
         }
+        for (peer, micros) in &measured.round_trips_us {
+            if let Some(series) = self.peers.get(peer) {
+                series.round_trip.record(Duration::from_micros(*micros).as_secs_f64());
+            }
+        }
         if measured.applied > 0 {
             metrics.applied_batches.increment(1);
             metrics.applied_entries.increment(measured.applied);
@@ -223,6 +228,10 @@ impl FileWatch {
 impl Observer for FileWatch {
     fn synced(&self, kind: FileKind, bytes: u64, took: Duration) {
         self.file(kind).synced(bytes, took);
+    }
+
+    fn sync_failed(&self, kind: FileKind) {
+        self.file(kind).sync_failed();
     }
 
     fn mapped(&self, kind: FileKind, bytes: u64) {

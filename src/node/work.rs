@@ -137,6 +137,8 @@ pub struct Measured {
     pub batch_entries: u64,
     /// Microseconds from proposal to commit, of each own proposal that was applied.
     pub commit_latency_us: Vec<u64>,
+    /// Microseconds from a heartbeat to its answer, by peer.
+    pub round_trips_us: Vec<(NodeId, u64)>,
     /// Entries applied.
     pub applied: u64,
     /// A snapshot was installed.

@@ -159,6 +159,8 @@ pub fn grow_with_zeros(region: &dyn Region, len: u64) -> Result<(), StoreError> 
 pub trait Observer: Send + Sync + fmt::Debug {
     /// A range was made durable.
     fn synced(&self, kind: FileKind, bytes: u64, took: Duration);
+    /// A sync failed; the process is about to end.
+    fn sync_failed(&self, kind: FileKind);
     /// A file was mapped with this much address space.
     fn mapped(&self, kind: FileKind, bytes: u64);
     /// A map was released.
@@ -341,7 +343,12 @@ impl LinuxRegion {
         sync: impl FnOnce() -> std::io::Result<()>,
     ) -> Result<(), StoreError> {
         let start = Instant::now();
-        sync().map_err(StoreError::io("msync", &self.name))?;
+        if let Err(error) = sync() {
+            if let Some(observer) = &self.observer {
+                observer.sync_failed(self.kind);
+            }
+            return Err(StoreError::io("msync", &self.name)(error));
+        }
         if let Some(observer) = &self.observer {
             observer.synced(self.kind, bytes, start.elapsed());
         }

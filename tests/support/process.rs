@@ -17,7 +17,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::Value as Json;
 
 /// Long enough for a loaded machine, short enough for CI.
@@ -149,6 +149,13 @@ impl Node {
     pub(crate) fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("started");
         kill_process(Pid::from_child(child), signal).expect("a child of ours");
+    }
+
+    /// From now on the process cannot write at or beyond this offset of any file.
+    pub(crate) fn limit_file_size(&self, bytes: u64) {
+        let child = self.child.as_ref().expect("started");
+        let limit = Rlimit { current: Some(bytes), maximum: None };
+        prlimit(Some(Pid::from_child(child)), Resource::Fsize, limit).expect("a child of ours");
     }
 
     /// Is there a process?
