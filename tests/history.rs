@@ -313,6 +313,18 @@ fn conditions_and_deletes_do_not_swell_the_report() {
 }
 
 #[test]
+fn a_stale_answer_is_reported_with_what_it_missed() {
+    let mut history = simulated(&mut Chance(9), 3_000, 6, 1, true);
+    let end = 1_000_000;
+    history.push((end, end + 1), "k0", put("last"), done_at(end));
+    history.push((end + 2, end + 3), "k0", Action::Get, nothing());
+    let verdict = history.check();
+    // Deletes of unknown outcome could explain it; this register has none.
+    assert_eq!(verdict.violations.len(), 1, "{verdict}");
+    assert!(verdict.violations[0].window.len() <= 4, "{verdict}");
+}
+
+#[test]
 fn running_out_of_steps_is_not_ok() {
     let mut rows: Vec<Row> =
         (0..24).map(|n| (1, 100, put(&format!("v{n}")), Outcome::done())).collect();

@@ -804,6 +804,8 @@ fn minimize(ops: &[Operation], at: u64, steps: u64) -> Vec<Operation> {
     if !fails(&kept) {
         return kept; // at the edge of a clock tick; the whole prefix is the honest answer
     }
+    let rest = since_last_write(&kept).find(|rest| fails(rest));
+    kept = rest.unwrap_or(kept);
     let mut trust: fn(&Operation) -> Option<Operation> = |op| Some(op.clone());
     for less in [without_conditions, without_existence] {
         if fails(&kept.iter().filter_map(less).collect::<Vec<_>>()) {
@@ -836,6 +838,30 @@ fn minimize(ops: &[Operation], at: u64, steps: u64) -> Vec<Operation> {
     }
     kept.sort_by_key(|op| op.called);
     kept
+}
+
+/// The history from one acknowledged write on, for the last writes one after the other.
+///
+/// Whatever returned before that write was called is overwritten by it, and can go. What is
+/// concurrent with it may come before it, where the state is not known any more, so of that only
+/// bare writes stay. Of older writes those of unknown outcome stay, without their conditions.
+fn since_last_write(ops: &[Operation]) -> impl Iterator<Item = Vec<Operation>> {
+    let mut writes: Vec<&Operation> =
+        ops.iter().filter(|op| matches!(op.outcome, Outcome::Done { .. })).collect();
+    writes.retain(|op| without_existence(op).is_some());
+    writes.sort_by_key(|op| op.called);
+    let from = move |write: &Operation| {
+        ops.iter()
+            .filter(|op| op.returned >= write.called)
+            .filter_map(|op| if op.called > write.returned { Some(op.clone()) } else { bare(op) })
+            .collect()
+    };
+    writes.into_iter().rev().take(300).map(from)
+}
+
+/// A write without everything that depends on the state before it.
+fn bare(op: &Operation) -> Option<Operation> {
+    without_conditions(op).filter(|op| op.action != Action::Get)
 }
 
 /// The operation, were its condition unknown and its word on existence not heard.
