@@ -73,7 +73,6 @@ async fn run(mut config: Config, sources: &Sources, switch: &LevelSwitch) -> Res
             handle.drain().await;
             // Nobody listens any more when the edge has ended by itself.
             let _ = stop.send(true);
-            node.end_streams();
             let _ = edge.await;
         });
         if drained.await.is_err() {

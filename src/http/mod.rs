@@ -89,6 +89,25 @@ struct Edge {
 }
 
 impl Edge {
+    fn new(handle: Handle, config: Config) -> Self {
+        let permits = usize::try_from(config.limits.in_flight).unwrap_or(usize::MAX);
+        let description = openapi().to_pretty_json().expect("the description is plain data");
+        Self {
+            handle,
+            config: Arc::new(config),
+            in_flight: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            description: description.into(),
+        }
+    }
+
+    /// Waits until no request of the data API is in flight, and lets no other begin.
+    async fn quiet(&self) {
+        // Never closed, so the permits always come.
+        if let Ok(permits) = self.in_flight.acquire_many(self.config.limits.in_flight).await {
+            permits.forget();
+        }
+    }
+
     fn timeout(&self, query: &Query) -> Result<std::time::Duration, ApiError> {
         query.timeout(self.config.limits.request_timeout, self.config.limits.max_timeout)
     }
@@ -114,14 +133,10 @@ impl Edge {
 /// # Panics
 /// When the description cannot be rendered, which a test would show.
 pub fn router(handle: Handle, config: Config) -> Router {
-    let permits = usize::try_from(config.limits.in_flight).unwrap_or(usize::MAX);
-    let description = openapi().to_pretty_json().expect("the description is plain data");
-    let edge = Edge {
-        handle,
-        config: Arc::new(config),
-        in_flight: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
-        description: description.into(),
-    };
+    routes(Edge::new(handle, config))
+}
+
+fn routes(edge: Edge) -> Router {
     let one_key = || get(keys::get).head(keys::head).put(keys::put).delete(keys::delete);
     let data = Router::new()
         .route("/v1/keys/{*key}", measured("/v1/keys/{key}", one_key()))
@@ -169,6 +184,9 @@ async fn no_method() -> ApiError {
 async fn admit(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     match edge.in_flight.try_acquire() {
         Ok(_permit) => next.run(request).await,
+        Err(_) if edge.handle.is_draining() => {
+            ApiError::Draining("this node is shutting down".into()).into_response()
+        }
         Err(_) => ApiError::Overloaded.into_response(),
     }
 }

@@ -15,7 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::router;
+use super::{Edge, routes};
 use crate::config::Config;
 use crate::node::Handle;
 
@@ -39,7 +39,8 @@ pub async fn serve(
     let header_timeout = config.http.header_timeout;
     let connections = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
     let connections = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
-    let router = router(handle, config);
+    let edge = Edge::new(handle.clone(), config);
+    let router = routes(edge.clone());
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
@@ -69,7 +70,13 @@ pub async fn serve(
         });
     }
     drop(listener);
-    graceful.shutdown().await;
+    // The streams of peers never end by themselves. They bring what requests in flight wait
+    // for, so they are ended when those are done.
+    let quiet = async {
+        edge.quiet().await;
+        handle.end_streams();
+    };
+    tokio::join!(graceful.shutdown(), quiet);
 }
 
 /// hyper wants at least 8 KiB.

@@ -191,7 +191,7 @@ pub(super) struct Shared {
     pub(super) incoming: Arc<tokio::sync::Mutex<std::path::PathBuf>>,
     pub(super) map_max: u64,
     /// Turns true when the streams of peers must end.
-    pub(super) stopping: watch::Receiver<bool>,
+    pub(super) stopping: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -350,6 +350,11 @@ impl Handle {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.shared.draining.load(Ordering::Acquire)
+    }
+
+    /// Ends the streams of peers, which would keep the listener busy for ever.
+    pub fn end_streams(&self) {
+        self.shared.stopping.send_replace(true);
     }
 
     /// Makes `/readyz` fail and hands leadership over; requests are still served.

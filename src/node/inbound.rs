@@ -33,7 +33,7 @@ impl Handle {
     /// # Errors
     /// See [`PeerError`].
     pub async fn peer_stream(&self, mut body: BodyDataStream) -> Result<(), PeerError> {
-        let mut stopping = self.shared.stopping.clone();
+        let mut stopping = self.shared.stopping.subscribe();
         let mut buffer = BytesMut::new();
         loop {
             let chunk = tokio::select! {

@@ -53,7 +53,6 @@ const RESIDENT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5)
 pub struct Node {
     handle: Handle,
     thread: JoinHandle<()>,
-    stopping: watch::Sender<bool>,
     fatal: mpsc::UnboundedReceiver<Fatal>,
     /// Keeps other processes away from the files.
     _locks: Locks,
@@ -103,7 +102,7 @@ impl Node {
         }
         let core = Core::new(parts, core_options(config));
         let (status_sender, status) = watch::channel(Arc::default());
-        let (stopping, stopped) = watch::channel(false);
+        let (stopping, _) = watch::channel(false);
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
         let handle = Handle {
             shared: Arc::new(Shared {
@@ -117,11 +116,11 @@ impl Node {
                 disk,
                 incoming: Arc::new(tokio::sync::Mutex::new(incoming_path(&config.storage.db))),
                 map_max: config.storage.map_max,
-                stopping: stopped,
+                stopping,
             }),
         };
         spawn_ticker(&runtime, outbox.clone(), config.raft.tick);
-        watch_residents(&runtime, metrics, config, handle.shared.stopping.clone());
+        watch_residents(&runtime, metrics, config, handle.shared.stopping.subscribe());
         let shell = run::Shell {
             inbox,
             outbox,
@@ -132,7 +131,7 @@ impl Node {
             fatal: fatal_sender,
         };
         let thread = run::start(core, shell)?;
-        Ok(Self { handle, thread, stopping, fatal, _locks: locks })
+        Ok(Self { handle, thread, fatal, _locks: locks })
     }
 
     /// What the edge needs.
@@ -150,17 +149,12 @@ impl Node {
         }
     }
 
-    /// Ends the streams of peers, which would keep the listener open for ever.
-    pub fn end_streams(&self) {
-        self.stopping.send_replace(true);
-    }
-
     /// Finishes what is running, makes it durable and ends the threads.
     ///
     /// # Errors
     /// What stopped them, if it was not this.
     pub async fn stop(mut self) -> Result<(), Fatal> {
-        self.end_streams();
+        self.handle.end_streams();
         let stop = self.handle.shared.inbox.send(Mail::Stop).await;
         let thread = self.thread;
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
