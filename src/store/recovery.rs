@@ -85,6 +85,9 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, saved: &Saved) -> Result<Foun
             }
             found.keep(header, Arc::new(map), number);
         } else if end.sealed {
+            // The next segment begins behind this one's whole length; when it was empty and
+            // removed, that is how far the log was noted to be durable.
+            found.end = found.next_position;
             found.keep(header, Arc::new(map), number);
         } else {
             found.finish_newest(disk, dir, saved, (header, map, number), &end)?;
@@ -233,7 +236,7 @@ impl Found {
                 (prev, chain) = (last.id, last.chain);
             }
             let state = HardState { term: batch.term, vote: batch.vote };
-            if state.term > self.batch_state.term {
+            if state.term >= self.batch_state.term {
                 self.batch_state = state;
             }
             end.proven = end.proven.max(batch.synced);
