@@ -27,7 +27,9 @@ use super::hard_state::Saved;
 use super::log::{Active, Known};
 use super::map::AppendMap;
 use super::reader::{Place, Places};
-use super::segment::{ALIGN, BATCH, BatchHeader, HEADER, SegmentHeader, path_of, sequence_of};
+use super::segment::{
+    ALIGN, BATCH, BatchHeader, HEADER, SEAL_ROOM, SegmentHeader, path_of, sequence_of,
+};
 use crate::raft::types::{EntryKind, HardState, Index, LogId};
 
 const SECTOR: u64 = 512;
@@ -72,6 +74,9 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, saved: &Saved) -> Result<Foun
         let path = path_of(dir, sequence);
         let map = open_segment(disk, &path)?;
         let header = check_header(&map, sequence, saved)?;
+        if !found.segments.is_empty() && header.base != found.next_position {
+            return Err(corrupt(map.name(), 56, "it does not begin where the one before ends"));
+        }
         found.next_segment(&header, &map, saved)?;
         found.next_sequence = sequence + 1;
         found.next_position = header.base + map.len();
@@ -287,6 +292,9 @@ impl Found {
         end: &End,
     ) -> Result<(), StoreError> {
         let proven = end.proven.max(saved.durable);
+        if end.at + SEAL_ROOM > map.len() {
+            return Err(corrupt(map.name(), map.len(), "the file was cut: a seal has no room"));
+        }
         let dirty = dirty_end(&map, end.at);
         if let Some(dirty) = dirty {
             classify(&map, &header, end.at, dirty, proven, saved.clean)?;
