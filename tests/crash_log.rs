@@ -62,14 +62,31 @@ struct State {
 #[derive(Clone, Debug)]
 enum Step {
     /// Entries of these sizes, of this term, from this index on: one batch.
-    Append { first: u64, term: u64, sizes: Vec<usize> },
+    Append {
+        first: u64,
+        term: u64,
+        sizes: Vec<usize>,
+    },
     /// Term and vote alone, or with the next append.
-    Vote { term: u64, vote: u64, wait: bool },
+    Vote {
+        term: u64,
+        vote: u64,
+        wait: bool,
+    },
     Compact(u64),
-    Install { index: u64, term: u64 },
+    Install {
+        index: u64,
+        term: u64,
+    },
     /// An append whose job never runs, and a new process on the same cache.
-    Kill { first: u64, term: u64, size: usize },
-    Reopen { clean: bool },
+    Kill {
+        first: u64,
+        term: u64,
+        size: usize,
+    },
+    Reopen {
+        clean: bool,
+    },
 }
 
 /// How the driver is wrong.
