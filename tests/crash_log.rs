@@ -4,6 +4,8 @@
 //!
 //! The judge itself is tested with disks that lie and a driver that acknowledges too early.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test are a test")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
