@@ -215,3 +215,35 @@ pub fn offset_of(run: &[u8], index: Index) -> Option<usize> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn frames_survive_and_no_cut_or_flipped_bit_is_believed(
+            payload in prop::collection::vec(any::<u8>(), 0..100),
+            (index, term, time, prev) in any::<(u64, u64, u64, u64)>(),
+        ) {
+            let id = LogId { term: Term(term), index: Index(index) };
+            let mut bytes = Vec::new();
+            let chain = encode(id, EntryKind::Command, time, prev, &payload, &mut bytes);
+            let frame = decode(&bytes).unwrap();
+            prop_assert_eq!((frame.id, frame.time_ms, frame.chain), (id, time, chain));
+            prop_assert_eq!((frame.payload, frame.size), (&payload[..], bytes.len()));
+            prop_assert!(frame.continues(prev) && !frame.continues(prev ^ 1));
+            for cut in 0..bytes.len() {
+                prop_assert_eq!(decode(&bytes[..cut]), Err(FrameError::Short));
+            }
+            for bit in 0..bytes.len() * 8 {
+                let mut bad = bytes.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                prop_assert!(decode(&bad).is_err(), "bit {}", bit);
+            }
+        }
+    }
+}

@@ -224,3 +224,35 @@ fn decode(bytes: &[u8; COVERED]) -> Option<(u64, Saved)> {
     };
     Some((word(16)?, saved))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::simdisk::SimDisk;
+
+    fn identity() -> Identity {
+        Identity { cluster: 7, node: NodeId(1), incarnation: 3 }
+    }
+
+    #[test]
+    fn any_three_damaged_slots_are_survived_and_four_are_not() {
+        let path = Path::new("/log/hard.state");
+        for damaged in 0..16_u64 {
+            let disk = SimDisk::new(1);
+            let mut file = HardStateFile::open(&disk, path, identity).unwrap();
+            file.saved.hard = HardState { term: Term(9), vote: Some(NodeId(2)) };
+            file.save().unwrap();
+            file.save().unwrap();
+            let want = file.saved;
+            drop(file);
+            for slot in (0..SLOTS).filter(|slot| damaged & (1 << slot) != 0) {
+                disk.damage(path, slot * SLOT + 60, &[0xee]);
+            }
+            match HardStateFile::open(&disk, path, identity) {
+                Ok(file) => assert_eq!((file.saved, damaged < 15), (want, true)),
+                Err(StoreError::Corrupt { .. }) => assert_eq!(damaged, 15),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}

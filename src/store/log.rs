@@ -195,10 +195,15 @@ impl Log {
         log.written = last;
         // Batches name term and vote a second time; believe the newer.
         let hard_state = &mut log.hard.saved.hard;
-        if found.batch_state.term > hard_state.term {
-            *hard_state = found.batch_state;
+        let batch = found.batch_state;
+        if batch.term > hard_state.term
+            || (batch.term == hard_state.term && hard_state.vote.is_none())
+        {
+            *hard_state = batch;
         }
-        hard_state.term = hard_state.term.max(last.term);
+        if last.term > hard_state.term {
+            *hard_state = HardState { term: last.term, vote: None };
+        }
         log.hard.saved.clean = false;
         log.note_durable();
         log.hard.save()?;
@@ -244,6 +249,7 @@ impl Log {
     pub fn stage_frames(&mut self, first: Index, frames: &[u8]) -> Result<(), StoreError> {
         let mut prev_chain = self.begin_at(first);
         let mut at = self.staged.frames.len();
+        let mut entries = Vec::new();
         for (entry, index) in Frames::new(frames).zip(first.0..) {
             let entry = match entry {
                 Ok(entry) if entry.id.index.0 == index && entry.continues(prev_chain) => entry,
@@ -251,9 +257,11 @@ impl Log {
                 Err(error) => return Err(diverged(error)),
             };
             prev_chain = entry.chain;
-            self.staged.entries.push((entry.id, at, entry.chain));
+            entries.push((entry.id, at, entry.chain));
             at += entry.size;
         }
+        // Only a whole run: a half-staged one would name entries without bytes.
+        self.staged.entries.extend(entries);
         self.staged.frames.extend_from_slice(frames);
         Ok(())
     }
@@ -516,11 +524,14 @@ impl Log {
         Ok(Some(header.prev))
     }
 
+    /// Oldest first, each durably before the next: what a crash leaves has no gap, so that a
+    /// gap always means that a segment was lost.
     fn remove(&self, gone: &[Known]) -> Result<(), StoreError> {
         for segment in gone {
             self.disk.remove(&path_of(&self.options.dir, segment.header.sequence))?;
+            self.disk.sync_dir(&self.options.dir)?;
         }
-        self.disk.sync_dir(&self.options.dir)
+        Ok(())
     }
 
     /// Forgets everything and continues after `base`, of which the database is a snapshot.

@@ -27,7 +27,9 @@ use super::hard_state::Saved;
 use super::log::{Active, Known};
 use super::map::AppendMap;
 use super::reader::{Place, Places};
-use super::segment::{ALIGN, BATCH, BatchHeader, HEADER, SegmentHeader, path_of, sequence_of};
+use super::segment::{
+    ALIGN, BATCH, BatchHeader, HEADER, SEAL_ROOM, SegmentHeader, path_of, sequence_of,
+};
 use crate::raft::types::{EntryKind, HardState, Index, LogId};
 
 const SECTOR: u64 = 512;
@@ -72,6 +74,9 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, saved: &Saved) -> Result<Foun
         let path = path_of(dir, sequence);
         let map = open_segment(disk, &path)?;
         let header = check_header(&map, sequence, saved)?;
+        if !found.segments.is_empty() && header.base != found.next_position {
+            return Err(corrupt(map.name(), 56, "it does not begin where the one before ends"));
+        }
         found.next_segment(&header, &map, saved)?;
         found.next_sequence = sequence + 1;
         found.next_position = header.base + map.len();
@@ -85,6 +90,9 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, saved: &Saved) -> Result<Foun
             }
             found.keep(header, Arc::new(map), number);
         } else if end.sealed {
+            // The next segment begins behind this one's whole length; when it was empty and
+            // removed, that is how far the log was noted to be durable.
+            found.end = found.next_position;
             found.keep(header, Arc::new(map), number);
         } else {
             found.finish_newest(disk, dir, saved, (header, map, number), &end)?;
@@ -233,7 +241,7 @@ impl Found {
                 (prev, chain) = (last.id, last.chain);
             }
             let state = HardState { term: batch.term, vote: batch.vote };
-            if state.term > self.batch_state.term {
+            if state.term >= self.batch_state.term {
                 self.batch_state = state;
             }
             end.proven = end.proven.max(batch.synced);
@@ -284,6 +292,9 @@ impl Found {
         end: &End,
     ) -> Result<(), StoreError> {
         let proven = end.proven.max(saved.durable);
+        if end.at + SEAL_ROOM > map.len() {
+            return Err(corrupt(map.name(), map.len(), "the file was cut: a seal has no room"));
+        }
         let dirty = dirty_end(&map, end.at);
         if let Some(dirty) = dirty {
             classify(&map, &header, end.at, dirty, proven, saved.clean)?;

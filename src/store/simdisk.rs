@@ -494,7 +494,15 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &Path) -> Result<(), StoreError> {
         let mut state = self.operation("fsync", dir)?;
+        let number = state.syncs;
         state.syncs += 1;
+        if state.lie_at == Some(number) {
+            return Ok(());
+        }
+        if state.fail_at == Some(number) {
+            let error = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(StoreError::io("fsync", dir.display().to_string())(error));
+        }
         let pending = std::mem::take(&mut state.pending);
         let (synced, rest): (Vec<_>, Vec<_>) = pending.into_iter().partition(|op| op.touches(dir));
         for op in synced {

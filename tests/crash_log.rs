@@ -1,0 +1,590 @@
+//! The log on a disk that loses what was not synced: a workload is stopped after every
+//! operation of the disk, and every state that a power loss may leave then must recover to
+//! what was acknowledged, or to that with the one batch that was on its way.
+//!
+//! The judge itself is tested with disks that lie and a driver that acknowledges too early.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of a test are a test")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mmapd::raft::message::IoToken;
+use mmapd::raft::types::{EntryKind, HardState, Index, LogId, NodeId, Term};
+use mmapd::store::disk::{Disk, LinuxDisk};
+use mmapd::store::frame;
+use mmapd::store::simdisk::{Rng, SimDisk};
+use mmapd::store::{Identity, Log, LogOptions, PendingInstall, Recovered, StoreError};
+
+const IDENTITY: Identity = Identity { cluster: 7, node: NodeId(1), incarnation: 3 };
+const SEGMENT: u64 = 16 << 10;
+
+/// An entry as the model has it.
+#[derive(Clone, Debug, PartialEq)]
+struct Held {
+    id: LogId,
+    chain: u64,
+    payload: Vec<u8>,
+}
+
+/// What the log should hold: all entries since `base`, compacted or not.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct History {
+    base: LogId,
+    base_chain: u64,
+    entries: Vec<Held>,
+}
+
+impl History {
+    fn last(&self) -> (LogId, u64) {
+        self.entries.last().map_or((self.base, self.base_chain), |held| (held.id, held.chain))
+    }
+
+    fn at(&self, index: u64) -> Option<(LogId, u64)> {
+        if index == self.base.index.0 {
+            return Some((self.base, self.base_chain));
+        }
+        self.get(index).map(|held| (held.id, held.chain))
+    }
+
+    fn get(&self, index: u64) -> Option<&Held> {
+        let at = index.checked_sub(self.base.index.0 + 1)?;
+        self.entries.get(usize::try_from(at).unwrap())
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct State {
+    log: History,
+    hard: HardState,
+    install: Option<PendingInstall>,
+}
+
+/// One thing that a driver does.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Entries of these sizes, of this term, from this index on: one batch.
+    Append {
+        first: u64,
+        term: u64,
+        sizes: Vec<usize>,
+    },
+    /// Term and vote alone, or with the next append.
+    Vote {
+        term: u64,
+        vote: u64,
+        wait: bool,
+    },
+    Compact(u64),
+    Install {
+        index: u64,
+        term: u64,
+    },
+    /// An append whose job never runs, and a new process on the same cache.
+    Kill {
+        first: u64,
+        term: u64,
+        size: usize,
+    },
+    Reopen {
+        clean: bool,
+    },
+}
+
+/// How the driver is wrong.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Driver {
+    Right,
+    /// Acknowledges when the batch is written.
+    Early,
+}
+
+fn payload(index: u64, term: u64, size: usize) -> Vec<u8> {
+    // No zeros, so that no sector looks as if it was never written.
+    let mut rng = Rng::new(index << 20 ^ term << 8 ^ size as u64);
+    (0..size).map(|_| u8::try_from(rng.below(255) + 1).unwrap()).collect()
+}
+
+fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<(Log, Recovered), StoreError> {
+    let options = LogOptions { dir: dir.to_owned(), segment_bytes: SEGMENT };
+    Log::open(disk, options, NodeId(1), || IDENTITY)
+}
+
+fn dir() -> PathBuf {
+    PathBuf::from("/log")
+}
+
+/// A run of a workload: what was acknowledged, and what was on its way at the stop.
+struct Run {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    driver: Driver,
+    log: Option<Log>,
+    acked: State,
+    next: State,
+    /// Recovery on the live cache, which a reopen shows, was wrong.
+    wrong: Option<String>,
+}
+
+impl Run {
+    fn new(disk: Arc<dyn Disk>, dir: PathBuf, driver: Driver) -> Self {
+        let (acked, next) = (State::default(), State::default());
+        Self { disk, dir, driver, log: None, acked, next, wrong: None }
+    }
+
+    fn all(&mut self, steps: &[Step]) -> Result<(), StoreError> {
+        self.open()?;
+        steps.iter().try_for_each(|step| self.step(step))
+    }
+
+    /// What a new process finds in the cache becomes durable by its being found.
+    fn open(&mut self) -> Result<(), StoreError> {
+        self.log = None;
+        let (log, found) = open(self.disk.clone(), &self.dir)?;
+        match judge(&log, &found, &self.acked, &self.next) {
+            Ok(state) => self.next = state,
+            Err(why) => self.wrong = Some(why),
+        }
+        self.acked = self.next.clone();
+        self.log = Some(log);
+        Ok(())
+    }
+
+    fn log(&mut self) -> &mut Log {
+        self.log.as_mut().unwrap()
+    }
+
+    fn stage(&mut self, first: u64, term: u64, sizes: &[usize]) {
+        let hard = self.next.hard;
+        if hard.term.0 < term {
+            self.next.hard = HardState { term: Term(term), vote: None };
+            let hard = self.next.hard;
+            self.log().stage_hard_state(hard);
+        }
+        let keep = first - self.next.log.base.index.0 - 1;
+        self.next.log.entries.truncate(usize::try_from(keep).unwrap());
+        for (size, index) in sizes.iter().zip(first..) {
+            let id = LogId { term: Term(term), index: Index(index) };
+            let payload = payload(index, term, *size);
+            let (_, before) = self.next.log.last();
+            let chain = frame::encode(id, EntryKind::Command, 5, before, &payload, &mut Vec::new());
+            self.log().stage_own(id, EntryKind::Command, &payload, 5);
+            self.next.log.entries.push(Held { id, chain, payload });
+        }
+    }
+
+    fn write(&mut self) -> Result<(), StoreError> {
+        let Some(job) = self.log().write(IoToken(1))? else { return Ok(()) };
+        if self.driver == Driver::Early {
+            self.acked = self.next.clone();
+        }
+        let synced = job.run()?;
+        self.log().synced(synced);
+        self.acked = self.next.clone();
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), StoreError> {
+        match step {
+            Step::Append { first, term, sizes } => {
+                self.stage(*first, *term, sizes);
+                self.write()?;
+            }
+            Step::Vote { term, vote, wait } => {
+                let hard = HardState { term: Term(*term), vote: Some(NodeId(*vote)) };
+                self.log().stage_hard_state(hard);
+                self.next.hard = hard;
+                if !wait {
+                    self.write()?;
+                }
+            }
+            Step::Compact(upto) => {
+                self.log().compact(Index(*upto))?;
+            }
+            Step::Install { index, term } => self.install(*index, *term)?,
+            Step::Kill { first, term, size } => {
+                self.stage(*first, *term, &[*size]);
+                let job = self.log().write(IoToken(2))?;
+                drop(job);
+                self.open()?;
+            }
+            Step::Reopen { clean } => {
+                if *clean {
+                    self.log().mark_clean()?;
+                }
+                self.open()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, index: u64, term: u64) -> Result<(), StoreError> {
+        let base = LogId { term: Term(term), index: Index(index) };
+        let held = self.next.log.at(index).filter(|(id, _)| *id == base);
+        let chain = held.map_or(index * 31, |(_, chain)| chain);
+        let install = PendingInstall { last: base, chain };
+        self.next.install = Some(install);
+        self.log().begin_install(install)?;
+        self.acked = self.next.clone();
+        self.next.log = History { base, base_chain: chain, entries: Vec::new() };
+        self.log().reset(base, chain)?;
+        self.acked = self.next.clone();
+        self.next.install = None;
+        self.log().end_install()?;
+        self.acked = self.next.clone();
+        Ok(())
+    }
+}
+
+/// Is this what may be found? Says which state it is.
+fn judge(log: &Log, found: &Recovered, acked: &State, next: &State) -> Result<State, String> {
+    let install = [acked.install, next.install];
+    if !install.contains(&found.pending_install) {
+        return Err(format!("install {:?}, not one of {install:?}", found.pending_install));
+    }
+    if ![acked.hard, next.hard].contains(&found.hard_state) {
+        let wanted = [acked.hard, next.hard];
+        return Err(format!("hard state {:?}, not one of {wanted:?}", found.hard_state));
+    }
+    let history = same(log, found, &next.log).or_else(|new| {
+        same(log, found, &acked.log).map_err(|old| format!("neither new ({new}) nor old ({old})"))
+    })?;
+    Ok(State { log: history, hard: found.hard_state, install: found.pending_install })
+}
+
+fn same(log: &Log, found: &Recovered, want: &History) -> Result<History, String> {
+    if found.last != want.last().0 {
+        return Err(format!("last is {:?}, not {:?}", found.last, want.last().0));
+    }
+    if want.at(found.base.index.0) != Some((found.base, found.base_chain)) {
+        return Err(format!("base {:?} is not of this history", found.base));
+    }
+    let reader = log.reader();
+    let mut runs: Vec<LogId> = Vec::new();
+    for index in found.base.index.0 + 1..=found.last.index.0 {
+        let entry = reader.entry(Index(index)).ok_or_else(|| format!("no entry {index}"))?;
+        let held = want.get(index).ok_or("beyond the history")?;
+        if (entry.id, entry.chain, &entry.payload[..]) != (held.id, held.chain, &held.payload[..]) {
+            return Err(format!("entry {index} differs"));
+        }
+        if runs.last().is_none_or(|run| run.term != entry.id.term) {
+            runs.push(entry.id);
+        }
+    }
+    if runs != found.runs {
+        return Err(format!("runs {:?}, not {runs:?}", found.runs));
+    }
+    Ok(want.clone())
+}
+
+/// Recovers one image, twice, and stops one recovery on the way.
+fn check(image: &SimDisk, run: &Run, seed: u64) -> Result<u64, String> {
+    let mut rng = Rng::new(seed);
+    let mut images = 1;
+    let copy = image.image(mmapd::store::simdisk::Survival::None);
+    let again = image.image(mmapd::store::simdisk::Survival::None);
+    let state = recover(&copy, &run.acked, &run.next)?;
+    let ops = copy.op_count();
+    let second = recover(&copy, &state, &state).map_err(|why| format!("second time: {why}"))?;
+    assert_eq!(state, second, "said by the judge");
+    if rng.below(2) == 0 {
+        again.stop_after(rng.below(ops));
+        let _ = open(Arc::new(again.clone()), &dir());
+        recover(&again.crash(&mut rng), &run.acked, &run.next)
+            .map_err(|why| format!("after a stop of the recovery: {why}"))?;
+        images += 1;
+    }
+    if rng.below(8) == 0 {
+        // The log must be usable: one more entry, and another crash.
+        let mut more = Run::new(Arc::new(copy.clone()), dir(), Driver::Right);
+        (more.acked, more.next) = (state.clone(), state);
+        more.open().map_err(|error| error.to_string())?;
+        let (last, _) = more.next.log.last();
+        let term = more.next.hard.term.0.max(1);
+        more.stage(last.index.0 + 1, term, &[700]);
+        more.write().map_err(|error| error.to_string())?;
+        recover(&copy.crash(&mut rng), &more.acked, &more.next)
+            .map_err(|why| format!("after one more entry: {why}"))?;
+        images += 1;
+    }
+    Ok(images)
+}
+
+fn recover(disk: &SimDisk, acked: &State, next: &State) -> Result<State, String> {
+    let (log, found) = open(Arc::new(disk.clone()), &dir()).map_err(|error| error.to_string())?;
+    judge(&log, &found, acked, next)
+}
+
+/// Stops the workload after every operation; returns images judged and what was wrong.
+fn sweep(
+    steps: &[Step],
+    driver: Driver,
+    limit: usize,
+    set: impl Fn(&SimDisk),
+) -> (u64, Vec<String>) {
+    let whole = SimDisk::new(1);
+    set(&whole);
+    let mut run = Run::new(Arc::new(whole.clone()), dir(), driver);
+    let mut wrong = Vec::new();
+    if let Err(error) = run.all(steps) {
+        wrong.push(format!("without a stop: {error}"));
+    }
+    let mut judged = 0;
+    for stop in 0..=whole.op_count() {
+        let disk = SimDisk::new(stop);
+        set(&disk);
+        disk.stop_after(stop);
+        let mut run = Run::new(Arc::new(disk.clone()), dir(), driver);
+        let _ = run.all(steps);
+        wrong.extend(run.wrong.take());
+        let mut rng = Rng::new(stop);
+        let drawn: Vec<_> = (0..limit / 4).map(|_| disk.crash(&mut rng)).collect();
+        for (image, number) in disk.images(limit, stop).chain(drawn).zip(0..) {
+            match check(&image, &run, stop << 16 | number) {
+                Ok(images) => judged += images,
+                Err(why) => wrong.push(format!("stop {stop}, image {number}: {why}")),
+            }
+        }
+    }
+    (judged, wrong)
+}
+
+fn append(first: u64, term: u64, sizes: &[usize]) -> Step {
+    Step::Append { first, term, sizes: sizes.to_vec() }
+}
+
+/// Everything once, in an order that makes it hard.
+fn plain() -> Vec<Step> {
+    vec![
+        append(1, 1, &[10]),
+        append(2, 1, &[600, 0, 5000]),
+        Step::Vote { term: 2, vote: 3, wait: false },
+        append(4, 2, &[40, 9000]),
+        append(6, 2, &[3000]),
+        append(7, 2, &[100]),
+        Step::Vote { term: 4, vote: 2, wait: true },
+        append(3, 4, &[1, 2, 3]),
+        Step::Reopen { clean: false },
+        append(6, 4, &[6000, 6000]),
+        Step::Kill { first: 8, term: 4, size: 1500 },
+        append(8, 4, &[12000]),
+        Step::Reopen { clean: true },
+        append(9, 5, &[20000]),
+        append(10, 5, &[3]),
+        Step::Compact(8),
+        Step::Kill { first: 10, term: 6, size: 100 },
+        Step::Reopen { clean: true },
+        Step::Reopen { clean: false },
+    ]
+}
+
+fn installs() -> Vec<Step> {
+    vec![
+        append(1, 1, &[3000, 3000]),
+        append(3, 1, &[9000]),
+        append(4, 2, &[9000]),
+        append(3, 3, &[50]),
+        Step::Compact(2),
+        append(4, 3, &[9000]),
+        append(5, 3, &[9000]),
+        append(6, 3, &[90]),
+        Step::Install { index: 40, term: 3 },
+        append(41, 4, &[8000]),
+        append(42, 4, &[8000]),
+        append(43, 4, &[80]),
+        Step::Install { index: 42, term: 4 },
+        Step::Reopen { clean: true },
+        append(43, 5, &[300]),
+        append(44, 5, &[15000]),
+        Step::Compact(43),
+        Step::Compact(44),
+    ]
+}
+
+fn drawn(seed: u64) -> Vec<Step> {
+    let mut rng = Rng::new(seed);
+    let (mut last, mut term, mut base) = (0, 1, 0);
+    let mut steps = Vec::new();
+    for _ in 0..16 {
+        match rng.below(12) {
+            0 if last > base => {
+                term += 1;
+                let first = base + 1 + rng.below(last - base);
+                steps.push(append(first, term, &[usize::try_from(rng.below(3000)).unwrap()]));
+                last = first;
+            }
+            1 => {
+                term += 1;
+                let wait = rng.below(2) == 0;
+                steps.push(Step::Vote { term, vote: rng.below(3) + 1, wait });
+                if wait {
+                    steps.push(append(last + 1, term, &[20]));
+                    last += 1;
+                }
+            }
+            2 if last > base => {
+                base += rng.below(last - base);
+                steps.push(Step::Compact(base));
+            }
+            3 => steps.push(Step::Reopen { clean: rng.below(2) == 0 }),
+            _ => {
+                let sizes: Vec<_> = (0..=rng.below(3))
+                    .map(|_| {
+                        let bound = [20, 500, 4000, 9000][usize::try_from(rng.below(4)).unwrap()];
+                        usize::try_from(rng.below(bound)).unwrap()
+                    })
+                    .collect();
+                steps.push(append(last + 1, term, &sizes));
+                last += sizes.len() as u64;
+            }
+        }
+    }
+    steps
+}
+
+#[test]
+fn every_stop_leaves_what_was_acknowledged() {
+    let mut judged = 0;
+    let workloads = [plain(), installs()].into_iter().chain((0..6).map(drawn));
+    for (number, steps) in workloads.enumerate() {
+        let (images, wrong) = sweep(&steps, Driver::Right, 40, |_| ());
+        judged += images;
+        let first = wrong.iter().take(3).collect::<Vec<_>>();
+        assert!(wrong.is_empty(), "workload {number}: {} wrong, {first:#?}", wrong.len());
+    }
+    println!("{judged} images recovered");
+    assert!(judged >= 50_000, "{judged} images are too few to mean much");
+}
+
+/// A lie about any one sync must be seen in some image, or be harmless for a reason.
+#[test]
+fn the_judge_sees_lies_and_early_acknowledgements() {
+    let steps = [
+        append(1, 1, &[10, 600]),
+        Step::Vote { term: 2, vote: 3, wait: false },
+        append(3, 2, &[6000, 6000]),
+        append(5, 2, &[9000]),
+    ];
+    let (_, wrong) = sweep(&steps, Driver::Right, 12, |_| ());
+    assert!(wrong.is_empty(), "{:#?}", wrong.first());
+    let (_, wrong) = sweep(&steps, Driver::Early, 12, |_| ());
+    assert!(!wrong.is_empty(), "acknowledged before it was durable");
+    let whole = SimDisk::new(1);
+    Run::new(Arc::new(whole.clone()), dir(), Driver::Right).all(&steps).unwrap();
+    let mut unseen = Vec::new();
+    for sync in 0..whole.sync_count() {
+        let (_, wrong) = sweep(&steps, Driver::Right, 12, |disk| disk.lie_at(sync));
+        if wrong.is_empty() {
+            unseen.push(sync);
+        }
+    }
+    println!("lies of {} syncs, not seen: {unseen:?}", whole.sync_count());
+    assert!(unseen.len() * 2 < usize::try_from(whole.sync_count()).unwrap(), "{unseen:?}");
+}
+
+/// A disk that was stopped, cleanly or not, and what was acknowledged on it.
+fn stopped(clean: bool) -> (SimDisk, State) {
+    let mut steps = vec![
+        append(1, 1, &[700, 200]),
+        append(3, 1, &[9000]),
+        append(4, 2, &[4000]),
+        append(5, 2, &[300]),
+        append(6, 2, &[900]),
+    ];
+    if clean {
+        steps.push(Step::Reopen { clean: true });
+    }
+    let disk = SimDisk::new(5);
+    let mut run = Run::new(Arc::new(disk.clone()), dir(), Driver::Right);
+    run.all(&steps).unwrap();
+    if clean {
+        run.log().mark_clean().unwrap();
+    }
+    (disk, run.acked)
+}
+
+/// Damages `file` and demands the same content or an error. `cut`: entries that may go.
+fn damaged(disk: &SimDisk, file: &Path, at: usize, bytes: &[u8], state: &State, cut: usize) {
+    let copy = disk.image(mmapd::store::simdisk::Survival::None);
+    copy.damage(file, at as u64, bytes);
+    let name = file.display();
+    match open(Arc::new(copy), &dir()) {
+        Err(StoreError::Corrupt { .. } | StoreError::Foreign { .. }) => (),
+        Err(error) => panic!("byte {at} of {name}: {error}"),
+        Ok((log, found)) => {
+            let mut short = state.clone();
+            let keep = short.log.entries.len() - cut;
+            short.log.entries.truncate(keep);
+            let result = judge(&log, &found, &short, state);
+            assert!(result.is_ok(), "byte {at} of {name}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn no_damaged_byte_changes_what_is_read() {
+    let mut tried = 0;
+    for clean in [true, false] {
+        let (disk, state) = stopped(clean);
+        let cut = usize::from(!clean);
+        for name in disk.list(&dir()).unwrap() {
+            let file = dir().join(name);
+            let bytes = disk.contents(&file);
+            for (at, byte) in bytes.iter().enumerate() {
+                let structured = at % 4096 < 256 || at % 7 == 0;
+                for bad in [byte ^ (1 << (at % 8)), 0, 0xff] {
+                    if bad != *byte && structured {
+                        damaged(&disk, &file, at, &[bad], &state, cut);
+                        tried += 1;
+                    }
+                }
+            }
+            // Whole sectors can hide several small batches after an unclean stop.
+            for size in if clean { vec![512, 4096] } else { vec![] } {
+                for at in (0..bytes.len()).step_by(size) {
+                    damaged(&disk, &file, at, &vec![0; size], &state, cut);
+                    tried += 1;
+                }
+            }
+        }
+    }
+    println!("{tried} damages");
+}
+
+#[test]
+fn damage_of_an_acknowledged_batch_is_not_cut_as_torn() {
+    let (disk, _) = stopped(false);
+    let file = dir().join("0000000000000000.seg");
+    disk.damage(&file, 4096 + 80 + 100, &[0xaa, 0x55]);
+    let result = open(Arc::new(disk), &dir());
+    assert!(matches!(result, Err(StoreError::Corrupt { .. })), "{:?}", result.map(|_| ()));
+}
+
+#[test]
+fn the_same_workloads_on_files() {
+    for steps in [plain(), installs()] {
+        let place = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(LinuxDisk::new(None));
+        let mut run = Run::new(disk, place.path().join("log"), Driver::Right);
+        run.all(&steps).unwrap();
+        run.open().unwrap();
+        assert_eq!(run.wrong, None);
+    }
+}
+
+#[test]
+fn a_failed_sync_loses_nothing_that_was_acknowledged() {
+    let whole = SimDisk::new(1);
+    Run::new(Arc::new(whole.clone()), dir(), Driver::Right).all(&plain()).unwrap();
+    for sync in 0..whole.sync_count() {
+        let disk = SimDisk::new(sync);
+        disk.fail_at(sync);
+        let mut run = Run::new(Arc::new(disk.clone()), dir(), Driver::Right);
+        assert!(run.all(&plain()).is_err(), "sync {sync} failed and nobody noticed");
+        assert_eq!(run.wrong, None, "sync {sync}");
+        for image in disk.images(20, sync) {
+            let result = check(&image, &run, sync);
+            assert!(result.is_ok(), "sync {sync}: {result:?}");
+        }
+    }
+}
