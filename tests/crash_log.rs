@@ -33,6 +33,8 @@ struct History {
     base: LogId,
     base_chain: u64,
     entries: Vec<Held>,
+    /// Compaction was asked to drop entries up to here, and may have.
+    droppable: u64,
 }
 
 impl History {
@@ -199,6 +201,9 @@ impl Run {
                 }
             }
             Step::Compact(upto) => {
+                for state in [&mut self.acked, &mut self.next] {
+                    state.log.droppable = state.log.droppable.max(*upto);
+                }
                 self.log().compact(Index(*upto))?;
             }
             Step::Install { index, term } => self.install(*index, *term)?,
@@ -226,7 +231,7 @@ impl Run {
         self.next.install = Some(install);
         self.log().begin_install(install)?;
         self.acked = self.next.clone();
-        self.next.log = History { base, base_chain: chain, entries: Vec::new() };
+        self.next.log = History { base, base_chain: chain, entries: Vec::new(), droppable: 0 };
         self.log().reset(base, chain)?;
         self.acked = self.next.clone();
         self.next.install = None;
@@ -258,6 +263,11 @@ fn same(log: &Log, found: &Recovered, want: &History) -> Result<History, String>
     }
     if want.at(found.base.index.0) != Some((found.base, found.base_chain)) {
         return Err(format!("base {:?} is not of this history", found.base));
+    }
+    // A snapshot that is being installed stands in for everything up to its end.
+    let installing = found.pending_install.map_or(0, |install| install.last.index.0);
+    if found.base.index.0 > want.base.index.0.max(want.droppable).max(installing) {
+        return Err(format!("base {:?} dropped what nobody asked to drop", found.base));
     }
     let reader = log.reader();
     let mut runs: Vec<LogId> = Vec::new();
@@ -556,6 +566,14 @@ fn damage_of_an_acknowledged_batch_is_not_cut_as_torn() {
     let (disk, _) = stopped(false);
     let file = dir().join("0000000000000000.seg");
     disk.damage(&file, 4096 + 80 + 100, &[0xaa, 0x55]);
+    let result = open(Arc::new(disk), &dir());
+    assert!(matches!(result, Err(StoreError::Corrupt { .. })), "{:?}", result.map(|_| ()));
+}
+
+#[test]
+fn segments_without_their_hard_state_are_refused() {
+    let (disk, _) = stopped(true);
+    disk.remove(&dir().join("hard.state")).unwrap();
     let result = open(Arc::new(disk), &dir());
     assert!(matches!(result, Err(StoreError::Corrupt { .. })), "{:?}", result.map(|_| ()));
 }

@@ -160,6 +160,7 @@ impl Log {
         fresh: impl FnOnce() -> Identity,
     ) -> Result<(Self, Recovered), StoreError> {
         disk.make_dir(&options.dir)?;
+        recovery::refuse_without_hard_state(&*disk, &options.dir)?;
         let hard = HardStateFile::open(&*disk, &options.dir.join("hard.state"), fresh)?;
         if hard.saved.identity.node != node {
             return Err(StoreError::Foreign {

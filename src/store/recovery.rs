@@ -108,6 +108,22 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, saved: &Saved) -> Result<Foun
     Ok(found)
 }
 
+/// Segments without the hard state that was made before them: term and vote are lost, and a
+/// node that forgot its vote could give it twice.
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub(super) fn refuse_without_hard_state(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+    let names = disk.list(dir)?;
+    let segments = names.iter().any(|name| sequence_of(name).is_some());
+    if segments && !names.iter().any(|name| name == "hard.state") {
+        let why = "hard.state is missing beside the segments; this node's term and vote are lost, \
+                   so remove its data and let it rejoin";
+        return Err(corrupt(&dir.display().to_string(), 0, why));
+    }
+    Ok(())
+}
+
 /// Removes drafts, and lists the segments, which must follow each other.
 fn tidy(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, StoreError> {
     let mut sequences = Vec::new();
