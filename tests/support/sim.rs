@@ -21,10 +21,10 @@ use mmapd::node::{
     Answer, Arrived, Core, CoreOptions, Event, Now, OpenOptions, Outgoing, Shipment, Work,
     incoming_path, open,
 };
-use mmapd::raft::types::{Index, LogId, NodeId};
 use mmapd::raft;
 use mmapd::raft::config::Planted;
 use mmapd::raft::message::{Envelope, Message};
+use mmapd::raft::types::{Index, LogId, NodeId};
 use mmapd::store::simdisk::{Rng, SimDisk};
 use mmapd::store::{
     CheckpointJob, DbOptions, Disk, Identity, LogOptions, Receiver, StoreError, SyncJob,
@@ -105,9 +105,9 @@ impl Plan {
                 every_us: [300_000, 1_000_000, 3_000_000][pick(&mut rng, 3)],
                 biased: [0, 100, 300][pick(&mut rng, 3)],
             },
-            segment_bytes: if tiny { 64 << 10 } else { 256 << 10 },
+            segment_bytes: if tiny { 12 << 10 } else { 256 << 10 },
             retain_bytes: if tiny { 4 << 10 } else { 1 << 20 },
-            checkpoint_log_bytes: if tiny { 16 << 10 } else { 128 << 10 },
+            checkpoint_log_bytes: if tiny { 6 << 10 } else { 128 << 10 },
             inflight: if tiny { 1 } else { 64 },
             batch_bytes: if tiny { 600 } else { 64 << 10 },
             planted: None,
@@ -290,13 +290,7 @@ impl Sim {
                 })
                 .collect(),
             clients: (0..plan.clients)
-                .map(|_| Client {
-                    attempt: 0,
-                    op: None,
-                    node: 0,
-                    seen: BTreeMap::new(),
-                    serial: 0,
-                })
+                .map(|_| Client { attempt: 0, op: None, node: 0, seen: BTreeMap::new(), serial: 0 })
                 .collect(),
             cut: vec![vec![false; nodes]; nodes],
             cuts: 0,
@@ -441,7 +435,11 @@ impl Sim {
             Happening::Resume { node } => self.resume(node),
             Happening::Fault => self.fault(),
             Happening::Crash { node, life } => {
-                if self.chaos && self.lives(node, life) { self.crash(node) } else { Ok(()) }
+                if self.chaos && self.lives(node, life) {
+                    self.crash(node)
+                } else {
+                    Ok(())
+                }
             }
             Happening::Heal { cut } => {
                 if cut == self.cuts {
@@ -497,7 +495,7 @@ impl Sim {
             checkpoint_log_bytes: self.plan.checkpoint_log_bytes,
             checkpoint_dirty_bytes: 1 << 20,
             checkpoint_ticks: 80,
-            active_ticks: 80,
+            active_ticks: if self.plan.long_downs { 20 } else { 80 },
             log_retain_bytes: self.plan.retain_bytes,
         };
         if let Some((index, chain)) = it.acked
@@ -541,7 +539,7 @@ impl Sim {
         }
         let down = match self.rng.below(4) {
             0 => 1_000,
-            1 if self.plan.long_downs => 3_000_000 + self.rng.below(4_000_000),
+            1 | 2 if self.plan.long_downs => 3_000_000 + self.rng.below(4_000_000),
             _ => 100_000 + self.rng.below(1_500_000),
         };
         self.later(down, Happening::Restart { node, life });
@@ -588,6 +586,10 @@ impl Sim {
         if let Some(job) = work.sync {
             let slow = if self.rng.below(50) == 0 { 50_000 } else { 800 };
             let took = 100 + self.rng.below(slow);
+            if self.chaos && self.rng.below(30_000) < self.plan.faults.biased {
+                let soon = self.rng.below(took);
+                self.later(soon, Happening::Crash { node, life });
+            }
             self.later(took, Happening::Sync { node, life, job });
         }
         if let Some(job) = work.checkpoint {
@@ -759,10 +761,11 @@ impl Sim {
             }
             6 | 7 => self.partition(node),
             8 => {
-                // The leader with one peer, cut off from the rest.
+                // The leader with one peer, both cut off from the rest.
                 let leader = self.leader().unwrap_or(node);
-                self.partition(leader);
                 let friend = pick(&mut self.rng, self.plan.nodes);
+                self.partition(leader);
+                self.partition(friend);
                 self.cut[leader][friend] = false;
                 self.cut[friend][leader] = false;
             }
@@ -981,8 +984,7 @@ impl Sim {
     fn end(&mut self, client: usize, outcome: Option<Outcome>) {
         let Some((op, action, ..)) = self.clients[client].op.take() else { return };
         self.clients[client].attempt += 1;
-        let unknown =
-            if action == Action::Get { Outcome::Failed } else { Outcome::Unknown };
+        let unknown = if action == Action::Get { Outcome::Failed } else { Outcome::Unknown };
         self.history.end(op, outcome.unwrap_or(unknown), self.now);
         let pause = 500 + self.rng.below(40_000);
         self.later(pause, Happening::Client { client });
@@ -1142,7 +1144,7 @@ impl Sim {
 }
 
 fn fold(trace: u64, numbers: &[u64]) -> u64 {
-    numbers.iter().fold(trace, |trace, number| {
-        (trace ^ number).wrapping_mul(0x100_0000_01b3).rotate_left(23)
-    })
+    numbers
+        .iter()
+        .fold(trace, |trace, number| (trace ^ number).wrapping_mul(0x100_0000_01b3).rotate_left(23))
 }
