@@ -78,7 +78,9 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, saved: &Saved) -> Result<Foun
         let number = found.next_number;
         let end = found.scan(&map, &header, number)?;
         found.next_number += 1;
-        found.end = header.base + end.at;
+        // Behind the seal there is only padding: when the segment after this one was removed
+        // because nothing was in it, its first position is still the one that was durable.
+        found.end = if end.sealed { found.next_position } else { header.base + end.at };
         if Some(sequence) != newest {
             if !end.sealed {
                 return Err(corrupt(map.name(), end.at, "a sealed segment ends early"));

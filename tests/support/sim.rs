@@ -586,7 +586,7 @@ impl Sim {
         if let Some(job) = work.sync {
             let slow = if self.rng.below(50) == 0 { 50_000 } else { 800 };
             let took = 100 + self.rng.below(slow);
-            if self.chaos && self.rng.below(30_000) < self.plan.faults.biased {
+            if self.chaos && self.rng.below(12_000) < self.plan.faults.biased {
                 let soon = self.rng.below(took);
                 self.later(soon, Happening::Crash { node, life });
             }
@@ -862,8 +862,10 @@ impl Sim {
         self.clients[client].serial += 1;
         let value = format!("{client}.{}", self.clients[client].serial).into_bytes();
         let mut value = value;
-        if self.rng.below(if self.plan.long_downs { 2 } else { 8 }) == 0 {
-            value.resize(200 + pick(&mut self.rng, 3000), b'.');
+        // Batches of several pages, so that a crash tears them.
+        let (every, most) = if self.plan.long_downs { (2, 9_000) } else { (8, 3_000) };
+        if self.rng.below(every) == 0 {
+            value.resize(200 + pick(&mut self.rng, most), b'.');
         }
         let action = match self.rng.below(10) {
             0..=4 => Action::put(value),
