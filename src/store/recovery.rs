@@ -25,7 +25,7 @@ use super::error::StoreError;
 use super::frame::Frames;
 use super::hard_state::Saved;
 use super::log::{Active, Known};
-use super::map::AppendMap;
+use super::map::{AppendMap, Appender};
 use super::reader::{Place, Places};
 use super::segment::{
     ALIGN, BATCH, BatchHeader, HEADER, SEAL_ROOM, SegmentHeader, path_of, sequence_of,
@@ -83,17 +83,20 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, saved: &Saved) -> Result<Foun
         let number = found.next_number;
         let end = found.scan(&map, &header, number)?;
         found.next_number += 1;
-        found.end = header.base + end.at;
+        // Behind the seal there is only padding: when the segment after this one was removed
+        // because nothing was in it, its first position is still the one that was durable.
+        found.end = if end.sealed { found.next_position } else { header.base + end.at };
         if Some(sequence) != newest {
             if !end.sealed {
                 return Err(corrupt(map.name(), end.at, "a sealed segment ends early"));
             }
             found.keep(header, Arc::new(map), number);
         } else if end.sealed {
-            // The next segment begins behind this one's whole length; when it was empty and
-            // removed, that is how far the log was noted to be durable.
-            found.end = found.next_position;
-            found.keep(header, Arc::new(map), number);
+            // The seal may be in the cache alone, after a sync of it that failed.
+            let proven = end.proven.max(saved.durable);
+            let (appender, from) = rewrite(map, &header, proven, end.at)?;
+            appender.map().sync(from, (end.at - from).max(1))?;
+            found.keep(header, appender.map().clone(), number);
         } else {
             found.finish_newest(disk, dir, saved, (header, map, number), &end)?;
         }
@@ -331,11 +334,7 @@ impl Found {
             return Ok(());
         }
         // What was read may be in the cache alone: write it again, and sync, before it counts.
-        let from = proven.saturating_sub(header.base).clamp(HEADER, end.at);
-        let len = usize::try_from(end.at - from).unwrap_or(usize::MAX);
-        let tail = map.bytes(from, len).unwrap_or_default().to_vec();
-        let mut appender = map.into_appender(from);
-        appender.append(&tail)?;
+        let (mut appender, from) = rewrite(map, &header, proven, end.at)?;
         let mut synced_to = end.at;
         if let Some(dirty) = dirty {
             synced_to = dirty.next_multiple_of(PAGE).min(appender.map().len());
@@ -347,6 +346,21 @@ impl Found {
         self.active = Some(Active { header, appender, number });
         Ok(())
     }
+}
+
+/// Writes what is not proven durable once more, up to byte `end`; returns where that begins.
+fn rewrite(
+    map: AppendMap,
+    header: &SegmentHeader,
+    proven: u64,
+    end: u64,
+) -> Result<(Appender, u64), StoreError> {
+    let from = proven.saturating_sub(header.base).clamp(HEADER, end);
+    let len = usize::try_from(end - from).unwrap_or(usize::MAX);
+    let tail = map.bytes(from, len).unwrap_or_default().to_vec();
+    let mut appender = map.into_appender(from);
+    appender.append(&tail)?;
+    Ok((appender, from))
 }
 
 /// What is kept of an entry while scanning.

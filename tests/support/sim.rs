@@ -21,9 +21,10 @@ use mmapd::node::{
     Answer, Arrived, Core, CoreOptions, Event, Now, OpenOptions, Outgoing, Shipment, Work,
     incoming_path, open,
 };
-use mmapd::raft::types::{Index, LogId, NodeId};
 use mmapd::raft;
 use mmapd::raft::config::Planted;
+use mmapd::raft::message::{Envelope, Message};
+use mmapd::raft::types::{Index, LogId, NodeId};
 use mmapd::store::simdisk::{Rng, SimDisk};
 use mmapd::store::{
     CheckpointJob, DbOptions, Disk, Identity, LogOptions, Receiver, StoreError, SyncJob,
@@ -70,8 +71,21 @@ pub(crate) struct Plan {
     pub(crate) batch_bytes: usize,
     /// A bug of the core to plant in every node.
     pub(crate) planted: Option<Planted>,
-    /// Every n-th sync of every disk silently does nothing; 0: none.
-    pub(crate) lying_syncs: bool,
+    /// Disks that report success for some syncs and do nothing.
+    pub(crate) lies: Option<Lie>,
+    /// Some syncs fail.
+    pub(crate) failing_syncs: bool,
+    /// Nodes stay down for seconds, so that the log they need is gone.
+    pub(crate) long_downs: bool,
+}
+
+/// Which promise of a disk is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// The sync of a batch of the log.
+    Log,
+    /// The sync of the pages of a checkpoint, before that of its meta page.
+    Database,
 }
 
 impl Plan {
@@ -91,13 +105,15 @@ impl Plan {
                 every_us: [300_000, 1_000_000, 3_000_000][pick(&mut rng, 3)],
                 biased: [0, 100, 300][pick(&mut rng, 3)],
             },
-            segment_bytes: if tiny { 64 << 10 } else { 256 << 10 },
-            retain_bytes: if tiny { 32 << 10 } else { 1 << 20 },
-            checkpoint_log_bytes: if tiny { 16 << 10 } else { 128 << 10 },
+            segment_bytes: if tiny { 12 << 10 } else { 256 << 10 },
+            retain_bytes: if tiny { 4 << 10 } else { 1 << 20 },
+            checkpoint_log_bytes: if tiny { 6 << 10 } else { 128 << 10 },
             inflight: if tiny { 1 } else { 64 },
             batch_bytes: if tiny { 600 } else { 64 << 10 },
             planted: None,
-            lying_syncs: false,
+            lies: None,
+            failing_syncs: rng.below(3) == 0,
+            long_downs: tiny,
         }
     }
 }
@@ -119,8 +135,32 @@ pub(crate) struct Report {
     pub(crate) crashes: u64,
     pub(crate) terms: u64,
     pub(crate) committed: u64,
+    /// Snapshots sent, and those installed.
     pub(crate) snapshots: u64,
+    pub(crate) installed: u64,
+    pub(crate) restarts: u64,
+    pub(crate) cut_tails: u64,
+    pub(crate) checkpoints: u64,
+    pub(crate) failed_syncs: u64,
     pub(crate) trace: u64,
+}
+
+impl Report {
+    /// Adds what another run did.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.events += other.events;
+        self.operations += other.operations;
+        self.unknown += other.unknown;
+        self.crashes += other.crashes;
+        self.terms += other.terms;
+        self.committed += other.committed;
+        self.snapshots += other.snapshots;
+        self.installed += other.installed;
+        self.restarts += other.restarts;
+        self.cut_tails += other.cut_tails;
+        self.checkpoints += other.checkpoints;
+        self.failed_syncs += other.failed_syncs;
+    }
 }
 
 /// Who waits for an answer of a core.
@@ -128,6 +168,8 @@ pub(crate) struct Report {
 enum Wait {
     /// A client's attempt.
     Client { client: usize, attempt: u64 },
+    /// The write after everything was healed.
+    Fresh,
     /// A sender of a snapshot.
     Sender { node: usize, life: u64, to: NodeId },
 }
@@ -144,6 +186,7 @@ enum Happening {
     Restart { node: usize, life: u64 },
     Resume { node: usize },
     Fault,
+    Crash { node: usize, life: u64 },
     Heal { cut: u64 },
 }
 
@@ -180,6 +223,12 @@ struct SimNode {
     /// Happenings that wait for the end of a pause.
     held: Vec<Happening>,
     term: u64,
+    commit: u64,
+    applied: u64,
+    /// Newest entry acknowledged to a leader, with its chain value.
+    acked: Option<(u64, u64)>,
+    /// Its wall clock is ahead by so much.
+    skew_ms: u64,
 }
 
 struct Client {
@@ -206,6 +255,11 @@ pub(crate) struct Sim {
     chaos: bool,
     history: History,
     leaders: BTreeMap<u64, NodeId>,
+    /// Whom a node voted for in a term, as seen on the wire.
+    votes: BTreeMap<(NodeId, u64), NodeId>,
+    quiet: bool,
+    fresh: bool,
+    wrong: Option<String>,
     /// Chain and digest by applied index.
     chains: BTreeMap<u64, u64>,
     digests: BTreeMap<u64, u128>,
@@ -229,22 +283,24 @@ impl Sim {
                     paused: false,
                     held: Vec::new(),
                     term: 0,
+                    commit: 0,
+                    applied: 0,
+                    acked: None,
+                    skew_ms: place as u64 * 40_000,
                 })
                 .collect(),
             clients: (0..plan.clients)
-                .map(|_| Client {
-                    attempt: 0,
-                    op: None,
-                    node: 0,
-                    seen: BTreeMap::new(),
-                    serial: 0,
-                })
+                .map(|_| Client { attempt: 0, op: None, node: 0, seen: BTreeMap::new(), serial: 0 })
                 .collect(),
             cut: vec![vec![false; nodes]; nodes],
             cuts: 0,
             chaos: true,
             history: History::default(),
             leaders: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            quiet: false,
+            fresh: false,
+            wrong: None,
             chains: BTreeMap::new(),
             digests: BTreeMap::new(),
             report: Report::default(),
@@ -264,8 +320,12 @@ impl Sim {
         }
         self.run_until(self.plan.chaos_us)?;
         self.heal_all()?;
-        self.run_until(self.now + 6_000_000)?;
+        self.run_until(self.now + 4_000_000)?;
+        self.quiet = true;
+        self.run_until(self.now + 2_000_000)?;
         self.finish_clients();
+        self.write_afresh()?;
+        self.run_until(self.now + 1_000_000)?;
         self.check_settled()?;
         let verdict = self.history.check();
         if !verdict.is_ok() {
@@ -326,6 +386,9 @@ impl Sim {
                 if !self.lives(node, life) {
                     return Ok(());
                 }
+                if self.plan.lies == Some(Lie::Log) && self.chaos && self.rng.below(10) == 0 {
+                    self.lie(node);
+                }
                 match job.run() {
                     Ok(synced) => self.event(node, Event::Synced(synced)),
                     Err(error) => self.failed(node, &error),
@@ -335,6 +398,13 @@ impl Sim {
                 if !self.lives(node, life) {
                     return Ok(());
                 }
+                if self.plan.lies == Some(Lie::Database) && self.chaos {
+                    self.lie(node);
+                } else if self.chaos && self.rng.below(1000) < self.plan.faults.biased {
+                    let ops = self.nodes[node].disk.op_count() + self.rng.below(6);
+                    self.nodes[node].disk.stop_after(ops);
+                }
+                self.report.checkpoints += 1;
                 match job.run() {
                     Ok(done) => self.event(node, Event::Checkpointed(done)),
                     Err(error) => self.failed(node, &error),
@@ -364,6 +434,13 @@ impl Sim {
             }
             Happening::Resume { node } => self.resume(node),
             Happening::Fault => self.fault(),
+            Happening::Crash { node, life } => {
+                if self.chaos && self.lives(node, life) {
+                    self.crash(node)
+                } else {
+                    Ok(())
+                }
+            }
             Happening::Heal { cut } => {
                 if cut == self.cuts {
                     self.uncut();
@@ -403,7 +480,10 @@ impl Sim {
         };
         let disk: Arc<dyn Disk> = Arc::new(it.disk.clone());
         let parts = match open(disk, options) {
-            Ok((parts, _)) => parts,
+            Ok((parts, recovered)) => {
+                self.report.cut_tails += u64::from(recovered.cut.is_some());
+                parts
+            }
             // A crash point inside recovery: the next start has to cope.
             Err(StoreError::Io { .. }) => return self.crash(node),
             Err(error) => {
@@ -415,9 +495,18 @@ impl Sim {
             checkpoint_log_bytes: self.plan.checkpoint_log_bytes,
             checkpoint_dirty_bytes: 1 << 20,
             checkpoint_ticks: 80,
-            active_ticks: 80,
+            active_ticks: if self.plan.long_downs { 20 } else { 80 },
             log_retain_bytes: self.plan.retain_bytes,
         };
+        if let Some((index, chain)) = it.acked
+            && index >= parts.log.first().0
+            && parts.log.chain_at(Index(index)) != Some(chain)
+        {
+            return Err(Violation(format!("{} lost entry {index}, which it acknowledged", it.id)));
+        }
+        self.report.restarts += u64::from(it.life > 1);
+        it.applied = parts.db.state().applied.index.0;
+        (it.term, it.commit) = (0, 0);
         it.core = Some(Core::new(parts, options));
         it.paused = false;
         let life = it.life;
@@ -428,19 +517,31 @@ impl Sim {
 
     /// Power loss: whatever was not synced may be gone or torn.
     fn crash(&mut self, node: usize) -> Result<(), Violation> {
+        let disk = self.nodes[node].disk.crash(&mut self.rng);
+        self.nodes[node].disk = disk;
+        self.kill(node)
+    }
+
+    /// The end of a process: the page cache stays, with whatever is not on the disk.
+    fn kill(&mut self, node: usize) -> Result<(), Violation> {
         self.report.crashes += 1;
         let it = &mut self.nodes[node];
+        it.disk.stop_after(u64::MAX);
+        it.disk.fail_at(u64::MAX);
         it.core = None;
         it.held.clear();
         it.paused = false;
-        it.disk = it.disk.crash(&mut self.rng);
         let life = it.life;
         for client in 0..self.clients.len() {
             if self.clients[client].node == node && self.clients[client].op.is_some() {
                 self.end(client, None);
             }
         }
-        let down = if self.rng.below(3) == 0 { 1_000 } else { 100_000 + self.rng.below(1_500_000) };
+        let down = match self.rng.below(4) {
+            0 => 1_000,
+            1 | 2 if self.plan.long_downs => 3_000_000 + self.rng.below(4_000_000),
+            _ => 100_000 + self.rng.below(1_500_000),
+        };
         self.later(down, Happening::Restart { node, life });
         Ok(())
     }
@@ -448,6 +549,8 @@ impl Sim {
     /// The store of a node gave up. Only a planned stop of its disk may cause that.
     fn failed(&mut self, node: usize, error: &StoreError) -> Result<(), Violation> {
         match error {
+            // After a failed sync the process must end; sometimes the machine goes on.
+            StoreError::Io { .. } if self.rng.below(2) == 0 => self.kill(node),
             StoreError::Io { .. } => self.crash(node),
             _ => Err(Violation(format!("{} stopped: {error}", self.nodes[node].id))),
         }
@@ -455,7 +558,8 @@ impl Sim {
 
     fn event(&mut self, node: usize, event: Event<Wait>) -> Result<(), Violation> {
         let mut work = Work::default();
-        let now = Now { wall_ms: 1_700_000_000_000 + self.now / 1000, mono_us: self.now };
+        let wall_ms = 1_700_000_000_000 + self.now / 1000 + self.nodes[node].skew_ms;
+        let now = Now { wall_ms, mono_us: self.now };
         let Some(core) = self.nodes[node].core.as_mut() else { return Ok(()) };
         core.set_now(now);
         let mut result = core.handle(event, &mut work).and_then(|()| core.turn(&mut work));
@@ -465,20 +569,27 @@ impl Sim {
         if let Err(error) = result {
             return self.failed(node, &error);
         }
+        self.report.installed += u64::from(work.measured.installed);
+        // Before anything of it is sent: what is sent is compared with what was seen.
+        self.check(node)?;
         self.carry_out(node, work);
-        self.check(node)
+        self.wrong.take().map_or(Ok(()), |why| Err(Violation(why)))
     }
 
     fn carry_out(&mut self, node: usize, work: Work<Wait>) {
         let life = self.nodes[node].life;
         let mut voted = false;
         for packet in work.packets {
-            voted |= packet.lane == mmapd::node::Lane::Vote;
+            voted |= self.watch(node, &packet);
             self.send(node, packet);
         }
         if let Some(job) = work.sync {
             let slow = if self.rng.below(50) == 0 { 50_000 } else { 800 };
             let took = 100 + self.rng.below(slow);
+            if self.chaos && self.rng.below(12_000) < self.plan.faults.biased {
+                let soon = self.rng.below(took);
+                self.later(soon, Happening::Crash { node, life });
+            }
             self.later(took, Happening::Sync { node, life, job });
         }
         if let Some(job) = work.checkpoint {
@@ -495,9 +606,18 @@ impl Sim {
         }
         // Faults like the moments just after a promise (consensus paper, 4.9).
         if voted && self.chaos && self.rng.below(1000) < self.plan.faults.biased {
-            let ops = self.nodes[node].disk.op_count() + 1 + self.rng.below(3);
-            self.nodes[node].disk.stop_after(ops);
+            let soon = 1 + self.rng.below(3_000);
+            self.later(soon, Happening::Crash { node, life });
         }
+    }
+
+    /// The next sync of this disk is a lie, and the power fails soon after.
+    fn lie(&mut self, node: usize) {
+        let it = &self.nodes[node];
+        it.disk.lie_at(it.disk.sync_count());
+        let life = it.life;
+        let soon = 1_000 + self.rng.below(60_000);
+        self.later(soon, Happening::Crash { node, life });
     }
 
     fn send(&mut self, from: usize, packet: Outgoing) {
@@ -513,6 +633,9 @@ impl Sim {
         let copies = if self.chaos && self.rng.below(1000) < faults.duplicate { 2 } else { 1 };
         for _ in 0..copies {
             let extra = if self.chaos { faults.delay_us } else { 500 };
+            // Rival candidates in one term need requests that take their time.
+            let vote = packet.lane == mmapd::node::Lane::Vote && self.chaos;
+            let extra = if vote { extra.max(15_000) } else { extra };
             let delay = 100 + self.rng.below(extra);
             self.later(delay, Happening::Deliver { node: to, bytes: bytes.clone() });
         }
@@ -540,6 +663,11 @@ impl Sim {
         if self.nodes[node].core.is_none() || self.cut[from][node] {
             self.later(10_000, failed);
             return Ok(());
+        }
+        if self.chaos && self.rng.below(1000) < 2 * self.plan.faults.biased {
+            // Somewhere between receiving and the end of the installation.
+            let ops = self.nodes[node].disk.op_count() + self.rng.below(40);
+            self.nodes[node].disk.stop_after(ops);
         }
         let disk: Arc<dyn Disk> = Arc::new(self.nodes[node].disk.clone());
         let path = incoming_path(&db_path());
@@ -601,7 +729,14 @@ impl Sim {
         let next = every / 2 + self.rng.below(every);
         self.later(next, Happening::Fault);
         let node = pick(&mut self.rng, self.plan.nodes);
-        match self.rng.below(10) {
+        match self.rng.below(13) {
+            10 if self.plan.failing_syncs => {
+                self.report.failed_syncs += 1;
+                let syncs = self.nodes[node].disk.sync_count() + self.rng.below(4);
+                self.nodes[node].disk.fail_at(syncs);
+            }
+            10 | 11 => self.rivals(node),
+            12 => self.kill_alive(node)?,
             0..=2 => {
                 if self.nodes[node].core.is_some() {
                     self.crash(node)?;
@@ -626,10 +761,11 @@ impl Sim {
             }
             6 | 7 => self.partition(node),
             8 => {
-                // The leader with one peer, cut off from the rest.
+                // The leader with one peer, both cut off from the rest.
                 let leader = self.leader().unwrap_or(node);
-                self.partition(leader);
                 let friend = pick(&mut self.rng, self.plan.nodes);
+                self.partition(leader);
+                self.partition(friend);
                 self.cut[leader][friend] = false;
                 self.cut[friend][leader] = false;
             }
@@ -643,6 +779,28 @@ impl Sim {
             }
         }
         Ok(())
+    }
+
+    fn kill_alive(&mut self, node: usize) -> Result<(), Violation> {
+        if self.nodes[node].core.is_some() { self.kill(node) } else { Ok(()) }
+    }
+
+    /// All but one are told to campaign at once: rivals in one term.
+    fn rivals(&mut self, spared: usize) {
+        let Some(leader) = self.leader() else { return };
+        let (from, term) = {
+            let raft = self.nodes[leader].core.as_ref().expect("it leads").raft();
+            (raft.id(), raft.term())
+        };
+        let us = Address { cluster: 7, node: from, incarnation: 1 };
+        for node in (0..self.nodes.len()).filter(|node| *node != spared && *node != leader) {
+            let to = self.nodes[node].id;
+            let envelope = Envelope { from, to, term, message: Message::TimeoutNow };
+            let bytes = wire::encode(us, &envelope, 0);
+            let delay = 100 + self.rng.below(2_000);
+            self.later(delay, Happening::Deliver { node, bytes });
+        }
+        self.partition(leader);
     }
 
     fn partition(&mut self, node: usize) {
@@ -697,15 +855,17 @@ impl Sim {
 /// Clients.
 impl Sim {
     fn client(&mut self, client: usize) -> Result<(), Violation> {
-        if self.clients[client].op.is_some() {
+        if self.quiet || self.clients[client].op.is_some() {
             return Ok(());
         }
         let key = format!("k{}", self.rng.below(KEYS)).into_bytes();
         self.clients[client].serial += 1;
         let value = format!("{client}.{}", self.clients[client].serial).into_bytes();
         let mut value = value;
-        if self.rng.below(8) == 0 {
-            value.resize(200 + pick(&mut self.rng, 3000), b'.');
+        // Batches of several pages, so that a crash tears them.
+        let (every, most) = if self.plan.long_downs { (2, 9_000) } else { (8, 3_000) };
+        if self.rng.below(every) == 0 {
+            value.resize(200 + pick(&mut self.rng, most), b'.');
         }
         let action = match self.rng.below(10) {
             0..=4 => Action::put(value),
@@ -776,6 +936,7 @@ impl Sim {
                 let Answer::Installed(installed) = answer else { return };
                 self.later(1_000, Happening::SnapshotSent { node, life, to, installed });
             }
+            Wait::Fresh => self.fresh = matches!(answer, Answer::Written(_)),
             Wait::Client { client, attempt } => {
                 if self.clients[client].attempt == attempt && self.clients[client].op.is_some() {
                     self.client_answered(client, node, answer);
@@ -825,8 +986,7 @@ impl Sim {
     fn end(&mut self, client: usize, outcome: Option<Outcome>) {
         let Some((op, action, ..)) = self.clients[client].op.take() else { return };
         self.clients[client].attempt += 1;
-        let unknown =
-            if action == Action::Get { Outcome::Failed } else { Outcome::Unknown };
+        let unknown = if action == Action::Get { Outcome::Failed } else { Outcome::Unknown };
         self.history.end(op, outcome.unwrap_or(unknown), self.now);
         let pause = 500 + self.rng.below(40_000);
         self.later(pause, Happening::Client { client });
@@ -865,12 +1025,83 @@ impl Sim {
         {
             return Err(Violation(format!("{id} has another state at entry {applied}")));
         }
+        let known = (it.term, it.commit);
+        let commit = raft.commit().0;
+        if term < known.0 || commit < known.1 {
+            let why = format!("{id} went from term and commit {known:?} to {term} and {commit}");
+            return Err(Violation(why));
+        }
+        it.commit = commit;
+        for index in it.applied + 1..applied {
+            let Some(chain) = core.log().chain_at(Index(index)) else { continue };
+            if *self.chains.entry(index).or_insert(chain) != chain {
+                return Err(Violation(format!("{id} applied another entry {index}")));
+            }
+        }
+        it.applied = applied;
+        if let Some((index, chain)) = it.acked
+            && core.log().chain_at(Index(index)).is_some_and(|now| now != chain)
+        {
+            it.acked = None; // a newer leader replaced it, which it may
+        }
+        if it.acked.is_some_and(|(index, _)| index > core.log().written().index.0) {
+            it.acked = None;
+        }
         let newly_leads = raft.is_leader() && it.term != term;
         it.term = term;
         if newly_leads {
             self.check_complete(node)?;
         }
         Ok(())
+    }
+
+    /// Looks at what a node says before it is sent: true after a vote.
+    fn watch(&mut self, node: usize, packet: &Outgoing) -> bool {
+        if packet.lane == mmapd::node::Lane::Bulk {
+            return false;
+        }
+        let us = Address { cluster: 7, node: packet.to, incarnation: 0 };
+        let mut bytes = BytesMut::from(&packet.head[..]);
+        let Ok(Some(packet)) = wire::decode(us, &mut bytes) else { return false };
+        let Envelope { from, to, term, message } = packet.envelope;
+        let vote = match message {
+            Message::VoteReply { granted: true } => to,
+            Message::Vote { .. } => from,
+            Message::Accepted { matched, .. } => {
+                let it = &mut self.nodes[node];
+                let core = it.core.as_ref().expect("it speaks");
+                let chain = core.log().chain_at(matched);
+                if chain.is_none() && matched.0 >= core.log().first().0 {
+                    self.wrong = Some(format!("{from} acknowledges {matched} without having it"));
+                }
+                if let Some(chain) = chain
+                    && it.acked.is_none_or(|(index, _)| index < matched.0)
+                {
+                    it.acked = Some((matched.0, chain));
+                }
+                return false;
+            }
+            _ => return false,
+        };
+        let first = *self.votes.entry((from, term.0)).or_insert(vote);
+        if first != vote {
+            self.wrong = Some(format!("{from} voted for {first} and {vote} in term {}", term.0));
+        }
+        true
+    }
+
+    /// A write that a healed cluster must acknowledge.
+    fn write_afresh(&mut self) -> Result<(), Violation> {
+        let Some(leader) = self.leader() else { return Ok(()) };
+        let key = Bytes::from_static(b"afresh");
+        let command = Command::Put {
+            key,
+            value: Bytes::from_static(b"1"),
+            content_type: String::new(),
+            conditions: Conditions::default(),
+            prev: false,
+        };
+        self.event(leader, Event::Propose(vec![(Wait::Fresh, command.encode())]))
     }
 
     /// A new leader holds every entry that any node has applied (Raft 5.4).
@@ -890,22 +1121,32 @@ impl Sim {
         let Some(leader) = self.leader() else {
             return Err(Violation("a healed cluster has no leader".into()));
         };
-        let applied: Vec<u64> = self
-            .nodes
-            .iter()
-            .map(|node| node.core.as_ref().map_or(0, |core| core.applied().0))
-            .collect();
-        let most = applied.iter().max().copied().unwrap_or(0);
-        let commit = self.nodes[leader].core.as_ref().expect("it leads").raft().commit().0;
-        if applied.iter().any(|applied| *applied + 200 < most) || commit == 0 {
-            return Err(Violation(format!("a healed cluster is apart: applied {applied:?}")));
+        if !self.fresh {
+            return Err(Violation("a healed cluster does not acknowledge a write".into()));
+        }
+        let cores = || self.nodes.iter().filter_map(|node| node.core.as_ref());
+        let leaders = cores().filter(|core| core.raft().is_leader()).count();
+        let want = self.nodes[leader].core.as_ref().map(|core| core.db().state());
+        let same = |core: &Core<Wait>| {
+            let (have, want) = (core.db().state(), want.expect("it leads"));
+            (have.applied, have.chain, have.digest) == (want.applied, want.chain, want.digest)
+        };
+        if leaders != 1 || cores().count() != self.nodes.len() || !cores().all(same) {
+            let applied: Vec<_> = cores().map(|core| core.applied().0).collect();
+            let why = format!("a healed cluster is apart: {leaders} leaders, applied {applied:?}");
+            return Err(Violation(why));
+        }
+        if self.plan.seed % 2 == 0 {
+            for core in cores() {
+                core.db().check().map_err(|error| Violation(format!("a database: {error}")))?;
+            }
         }
         Ok(())
     }
 }
 
 fn fold(trace: u64, numbers: &[u64]) -> u64 {
-    numbers.iter().fold(trace, |trace, number| {
-        (trace ^ number).wrapping_mul(0x100_0000_01b3).rotate_left(23)
-    })
+    numbers
+        .iter()
+        .fold(trace, |trace, number| (trace ^ number).wrapping_mul(0x100_0000_01b3).rotate_left(23))
 }
