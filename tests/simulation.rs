@@ -89,7 +89,9 @@ fn is_caught(planted: Planted, seeds: u64) -> Option<(u64, String)> {
 
 fn must_be_caught(planted: Planted) {
     match is_caught(planted, 150) {
-        Some((seed, why)) => println!("{planted:?}: seed {seed}: {}", why.lines().next().unwrap_or("")),
+        Some((seed, why)) => {
+            println!("{planted:?}: seed {seed}: {}", why.lines().next().unwrap_or(""))
+        }
         None => panic!("{planted:?} survived 150 seeds"),
     }
 }

@@ -269,6 +269,9 @@ async fn finish(State(edge): State<Edge>, request: Request, next: Next) -> Respo
         number("mmapd-node", edge.handle.id());
         number("mmapd-term", status.term);
         number("mmapd-revision", revision);
+        // A cache may keep an answer, and has to ask before it uses it.
+        let no_cache = HeaderValue::from_static("no-cache");
+        headers.entry(header::CACHE_CONTROL).or_insert(no_cache);
     }
     response
 }

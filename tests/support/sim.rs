@@ -21,9 +21,9 @@ use mmapd::node::{
     Answer, Arrived, Core, CoreOptions, Event, Now, OpenOptions, Outgoing, Shipment, Work,
     incoming_path, open,
 };
-use mmapd::raft::types::{Index, LogId, NodeId};
 use mmapd::raft;
 use mmapd::raft::config::Planted;
+use mmapd::raft::types::{Index, LogId, NodeId};
 use mmapd::store::simdisk::{Rng, SimDisk};
 use mmapd::store::{
     CheckpointJob, DbOptions, Disk, Identity, LogOptions, Receiver, StoreError, SyncJob,
@@ -232,13 +232,7 @@ impl Sim {
                 })
                 .collect(),
             clients: (0..plan.clients)
-                .map(|_| Client {
-                    attempt: 0,
-                    op: None,
-                    node: 0,
-                    seen: BTreeMap::new(),
-                    serial: 0,
-                })
+                .map(|_| Client { attempt: 0, op: None, node: 0, seen: BTreeMap::new(), serial: 0 })
                 .collect(),
             cut: vec![vec![false; nodes]; nodes],
             cuts: 0,
@@ -825,8 +819,7 @@ impl Sim {
     fn end(&mut self, client: usize, outcome: Option<Outcome>) {
         let Some((op, action, ..)) = self.clients[client].op.take() else { return };
         self.clients[client].attempt += 1;
-        let unknown =
-            if action == Action::Get { Outcome::Failed } else { Outcome::Unknown };
+        let unknown = if action == Action::Get { Outcome::Failed } else { Outcome::Unknown };
         self.history.end(op, outcome.unwrap_or(unknown), self.now);
         let pause = 500 + self.rng.below(40_000);
         self.later(pause, Happening::Client { client });
@@ -905,7 +898,7 @@ impl Sim {
 }
 
 fn fold(trace: u64, numbers: &[u64]) -> u64 {
-    numbers.iter().fold(trace, |trace, number| {
-        (trace ^ number).wrapping_mul(0x100_0000_01b3).rotate_left(23)
-    })
+    numbers
+        .iter()
+        .fold(trace, |trace, number| (trace ^ number).wrapping_mul(0x100_0000_01b3).rotate_left(23))
 }
