@@ -312,7 +312,7 @@ pub(super) async fn get(State(edge): State<Edge>, request: Request) -> Result<Re
         Some(Tags::Any) => true,
         Some(Tags::Revisions(known)) => known.contains(&revision),
     };
-    let tag = [(header::ETAG, etag(revision))];
+    let tag = [(header::ETAG, etag(revision)), (header::VARY, "Accept".to_owned())];
     if unchanged {
         return Ok((StatusCode::NOT_MODIFIED, tag).into_response());
     }

@@ -14,6 +14,7 @@ mod keys;
 mod legacy;
 mod list;
 mod ops;
+mod pace;
 mod raft;
 mod serve;
 
@@ -24,7 +25,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
@@ -42,6 +43,9 @@ use extract::Query;
 
 /// Longest request id taken over from a client.
 const REQUEST_ID_MAX: usize = 128;
+/// What the pages of `/docs` may load: their own files, and images and styles within them.
+const DOCS_POLICY: &str = "default-src 'self'; img-src 'self' data:; \
+    style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 #[derive(OpenApi)]
@@ -89,6 +93,8 @@ struct Edge {
 }
 
 impl Edge {
+    /// # Panics
+    /// When the description cannot be rendered, which a test would show.
     fn new(handle: Handle, config: Config) -> Self {
         let permits = usize::try_from(config.limits.in_flight).unwrap_or(usize::MAX);
         let description = openapi().to_pretty_json().expect("the description is plain data");
@@ -128,15 +134,8 @@ impl Edge {
     }
 }
 
-/// All routes over `handle`.
-///
-/// # Panics
-/// When the description cannot be rendered, which a test would show.
-pub fn router(handle: Handle, config: Config) -> Router {
-    routes(Edge::new(handle, config))
-}
-
-fn routes(edge: Edge) -> Router {
+/// All routes.
+fn router(edge: Edge) -> Router {
     let one_key = || get(keys::get).head(keys::head).put(keys::put).delete(keys::delete);
     let data = Router::new()
         .route("/v1/keys/{*key}", measured("/v1/keys/{key}", one_key()))
@@ -153,19 +152,50 @@ fn routes(edge: Edge) -> Router {
         .route("/v1/raft/vote", measured("/v1/raft/vote", post(raft::vote)))
         .route("/v1/raft/snapshot", measured("/v1/raft/snapshot", post(raft::snapshot)))
         .route("/v1/raft/propose", measured("/v1/raft/propose", post(raft::propose)))
-        .route("/livez", measured("/livez", get(ops::livez)))
-        .route("/readyz", measured("/readyz", get(ops::readyz)))
-        .route("/metrics", measured("/metrics", get(ops::scrape)))
         .route("/openapi.json", measured("/openapi.json", get(ops::description)))
         .route("/status", measured("/status", get(legacy::status)));
-    // The page asks nobody outside: no validator, and every file comes from this binary.
-    let ui = SwaggerUi::new("/docs").config(UiConfig::new(["/openapi.json"]).validator_url("none"));
     data.merge(rest)
-        .merge(Router::<Edge>::from(ui))
+        .merge(probe_routes())
+        .merge(docs())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(edge.clone(), finish))
         .with_state(edge)
+}
+
+fn probe_routes() -> Router<Edge> {
+    Router::new()
+        .route("/livez", measured("/livez", get(ops::livez)))
+        .route("/readyz", measured("/readyz", get(ops::readyz)))
+        .route("/metrics", measured("/metrics", get(ops::scrape)))
+}
+
+/// What is answered on the connections beyond the limit: how the node is, and to everybody
+/// else that there are too many. Each of them is used once.
+fn probes(edge: Edge) -> Router {
+    probe_routes()
+        .fallback(async || ApiError::Overloaded)
+        .layer(from_fn_with_state(edge.clone(), finish))
+        .layer(map_response(async |mut response: Response| {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+            response
+        }))
+        .with_state(edge)
+}
+
+/// The pages of `/docs`. They ask nobody outside: no validator, and every file comes from
+/// this binary. A new binary may have others, so they are not kept without asking.
+fn docs() -> Router<Edge> {
+    let config = UiConfig::new(["/openapi.json"]).validator_url("none");
+    let ui = SwaggerUi::new("/docs").config(config);
+    Router::<Edge>::from(ui).layer(map_response(async |mut response: Response| {
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(DOCS_POLICY));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }))
 }
 
 fn no_key() -> MethodRouter<Edge> {
@@ -250,6 +280,9 @@ async fn finish(State(edge): State<Edge>, request: Request, next: Next) -> Respo
         number("mmapd-node", edge.handle.id());
         number("mmapd-term", status.term);
         number("mmapd-revision", revision);
+        // A cache may keep an answer, and has to ask before it uses it.
+        let no_cache = HeaderValue::from_static("no-cache");
+        headers.entry(header::CACHE_CONTROL).or_insert(no_cache);
     }
     response
 }

@@ -1,0 +1,250 @@
+//! The deadlines of one connection, by what it is doing: a head must be whole soon after
+//! its first byte, a connection may be idle for longer, and a request that is being worked
+//! on has the deadlines of its own.
+//!
+//! hyper has one deadline for both, from the moment it waits for a head. So reads are timed
+//! here, and [`InProgress`] tells them when a request is being worked on.
+//!
+//! A head that begins in the same packet as the end of the request before it is taken for
+//! idleness until its next byte.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// How long a client that was refused may go on sending what nobody reads.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What the requests of a connection tell its reads.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    started: AtomicU64,
+    finished: AtomicU64,
+    /// A request was refused whose body may still be on its way.
+    unread: AtomicBool,
+}
+
+/// Held as long as a request is worked on, its response included.
+#[derive(Debug)]
+pub(super) struct InProgress(Arc<Progress>);
+
+impl InProgress {
+    pub(super) fn begin(progress: &Arc<Progress>) -> Self {
+        progress.started.fetch_add(1, Ordering::Relaxed);
+        Self(progress.clone())
+    }
+
+    /// The request is refused and its body may still be on its way.
+    pub(super) fn leaves_body(&self) {
+        self.0.unread.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.finished.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of a response; its request is in progress until it was handed over.
+#[derive(Debug)]
+pub(super) struct Answer {
+    body: Body,
+    _request: InProgress,
+}
+
+impl Answer {
+    pub(super) fn new(body: Body, request: InProgress) -> Self {
+        Self { body, _request: request }
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A connection with deadlines. It holds its place among the connections until it is closed.
+pub(super) struct Paced {
+    stream: TcpStream,
+    progress: Arc<Progress>,
+    header_timeout: Duration,
+    idle_timeout: Duration,
+    /// Requests that were finished when the present wait began.
+    seen: u64,
+    /// Some of the next head has arrived.
+    in_head: bool,
+    /// When the present wait ends. The timer may be earlier; then it is set again.
+    until: Instant,
+    timer: Pin<Box<Sleep>>,
+    lingers: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Paced {
+    pub(super) fn new(
+        stream: TcpStream,
+        progress: Arc<Progress>,
+        http: &crate::config::Http,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        // Who connects has something to say, so the first wait is not one for idlers.
+        let until = Instant::now() + http.header_timeout;
+        Self {
+            stream,
+            progress,
+            header_timeout: http.header_timeout,
+            idle_timeout: http.idle_timeout,
+            seen: 0,
+            in_head: false,
+            until,
+            timer: Box::pin(sleep_until(until)),
+            lingers: false,
+            _permit: permit,
+        }
+    }
+
+    /// Ready when the deadline has passed.
+    fn expired(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if Instant::now() >= self.until {
+                return Poll::Ready(());
+            }
+            if self.timer.deadline() != self.until {
+                self.timer.as_mut().reset(self.until);
+            }
+            ready!(self.timer.as_mut().poll(context));
+        }
+    }
+
+    /// Brings the deadline up to date after a read; `false`: there is none now.
+    fn after_read(&mut self, got_some: bool) -> bool {
+        let finished = self.progress.finished.load(Ordering::Relaxed);
+        if self.progress.started.load(Ordering::Relaxed) != finished {
+            return false;
+        }
+        if self.seen != finished {
+            self.seen = finished;
+            self.in_head = false;
+            self.until = Instant::now() + self.idle_timeout;
+        }
+        if got_some && !self.in_head {
+            self.in_head = true;
+            self.until = Instant::now() + self.header_timeout;
+        }
+        true
+    }
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, into);
+        let timed = self.after_read(into.filled().len() > before);
+        if read.is_pending() && timed {
+            ready!(self.expired(context));
+            return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Paced {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.after_write(&written);
+        written
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    /// Closing while the client still sends would make the kernel reset the connection, and
+    /// the client might never see why it was refused. So what it sends is thrown away first.
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if !self.lingers {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            if !self.progress.unread.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+            self.lingers = true;
+            self.until = Instant::now() + LINGER;
+        }
+        let mut scrap = [0; 4096];
+        loop {
+            let mut into = ReadBuf::new(&mut scrap);
+            match Pin::new(&mut self.stream).poll_read(context, &mut into) {
+                Poll::Ready(Ok(())) if !into.filled().is_empty() => {
+                    if Instant::now() >= self.until {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return self.expired(context).map(Ok),
+            }
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.after_write(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl Paced {
+    /// Who still takes an answer is not idle.
+    fn after_write(&mut self, written: &Poll<std::io::Result<usize>>) {
+        if written.is_ready() && !self.in_head {
+            self.until = self.until.max(Instant::now() + self.idle_timeout);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The public surface, byte by byte: every file in `tests/api` is a script of requests with
+//! the answers written below them (`tests/support/transcript.rs` explains the form).
+//! `UPDATE=1 cargo test --test api` rewrites the answers; read the difference before you
+//! commit it, since clients see it too.
+//!
+//! Left out: what needs more than one node, which is `cluster.rs`.
+
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/transcript.rs"]
+mod transcript;
+
+use std::path::Path;
+
+use http::Server;
+use mmapd::config::Config;
+
+macro_rules! transcripts {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            let file = concat!("tests/api/", stringify!($name), ".txt");
+            transcript::check(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
+        })*
+
+        #[test]
+        fn every_transcript_is_run() {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api");
+            let mut found: Vec<String> = std::fs::read_dir(dir)
+                .expect("a directory")
+                .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
+                .collect();
+            found.sort();
+            let mut run = vec![$(concat!(stringify!($name), ".txt").to_owned()),*];
+            run.sort();
+            assert_eq!(found, run);
+        }
+    };
+}
+
+transcripts! {
+    conditions connections content_types framing in_flight keys legacy list list_cursors
+    one_key parameters probes quota raft_routes reads request_ids routes slow_body slow_head
+    slow_idle values
+}
+
+#[test]
+fn status_and_cluster_agree_about_a_node_alone() {
+    let server = Server::start(Config::default());
+    let status = server.json("/v1/status");
+    assert_eq!(status["id"], 1);
+    assert_eq!(status["role"], "leader");
+    assert_eq!(status["leader"], 1);
+    assert_eq!(status["alarms"], serde_json::json!([]));
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    for number in [
+        "term",
+        "commit_index",
+        "applied_index",
+        "revision",
+        "last_log_index",
+        "first_log_index",
+        "log_size_bytes",
+        "db_size_bytes",
+        "db_live_bytes",
+        "keys",
+        "uptime_seconds",
+    ] {
+        assert!(status[number].is_u64(), "{number} in {status}");
+    }
+    let url = format!("http://{}", server.address);
+    let cluster = server.json("/v1/cluster");
+    assert_eq!(cluster["cluster_id"], status["cluster_id"]);
+    assert_eq!((&cluster["node"], &cluster["leader"]), (&1.into(), &1.into()));
+    let [member] = cluster["members"].as_array().expect("a list").as_slice() else {
+        panic!("one member: {cluster}")
+    };
+    assert_eq!(member["url"], url);
+    assert_eq!((&member["role"], &member["voter"]), (&"leader".into(), &true.into()));
+    let leader = server.json("/v1/cluster/leader");
+    assert_eq!(leader, serde_json::json!({"id": 1, "url": url, "term": status["term"]}));
+}
+
+#[test]
+fn metrics_have_help_and_the_names_of_the_contract() {
+    let server = Server::start(Config::default());
+    let reply = server.ask("GET", "/metrics");
+    assert_eq!(reply.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let text = String::from_utf8(reply.body).expect("text");
+    for name in [
+        "mmapd_raft_elections_started_total",
+        "mmapd_raft_elections_won_total",
+        "mmapd_raft_leader_changes_total",
+        "mmapd_raft_role",
+        "mmapd_raft_term",
+        "mmapd_raft_has_leader",
+        "mmapd_raft_commit_latency_seconds",
+        "mmapd_raft_proposals_total",
+        "mmapd_raft_commit_index",
+        "mmapd_raft_applied_index",
+        "mmapd_mmap_remaps_total",
+        "mmapd_mmap_msyncs_total",
+        "mmapd_mmap_msync_duration_seconds",
+        "mmapd_mmap_msync_bytes_total",
+        "mmapd_mmap_mapped_bytes",
+        "mmapd_mmap_resident_bytes",
+        "mmapd_log_batch_entries",
+        "mmapd_db_size_bytes",
+        "mmapd_db_live_bytes",
+        "mmapd_db_checkpoint_duration_seconds",
+        "mmapd_kv_keys",
+        "mmapd_kv_revision",
+        "mmapd_build_info",
+    ] {
+        assert!(text.contains(&format!("# HELP {name} ")), "no help for {name}\n{text}");
+    }
+    let series = |line: &&str| line.starts_with("mmapd_http_requests_total{");
+    server.ask("PUT", "/v1/keys/never-a-label");
+    let text = String::from_utf8(server.ask("GET", "/metrics").body).expect("text");
+    assert!(text.lines().any(|line| series(&line) && line.contains("route=\"/v1/keys/{key}\"")));
+    assert!(!text.contains("never-a-label"));
+}
+
+#[test]
+fn garbage_to_the_raft_routes_changes_no_term() {
+    let server = Server::start(Config::default());
+    let before = server.json("/v1/status");
+    for route in ["append", "vote", "snapshot", "propose"] {
+        for body in [&b""[..], b"garbage", &[0; 200], &[0xff; 5000]] {
+            let mut connection = server.connect();
+            let head = format!(
+                "POST /v1/raft/{route} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            connection.send(&[head.as_bytes(), body].concat());
+            let status = connection.reply(false).expect("an answer").status();
+            let refused = matches!(status, 400 | 421);
+            let empty_stream = route == "append" && body.is_empty() && status == 204;
+            assert!(refused || empty_stream, "{route} with {} bytes: {status}", body.len());
+        }
+    }
+    let after = server.json("/v1/status");
+    for field in ["term", "role", "commit_index", "revision", "last_log_index"] {
+        assert_eq!(before[field], after[field], "{field}");
+    }
+}
+
+#[test]
+fn the_pages_of_docs_load_only_their_own_files() {
+    let server = Server::start(Config::default());
+    let page = server.ask("GET", "/docs/");
+    assert_eq!(page.status(), 200);
+    assert_eq!(page.header("cache-control"), Some("no-cache"));
+    let policy = page.header("content-security-policy").expect("a policy");
+    assert!(policy.contains("default-src 'self'") && !policy.contains("http"));
+    let text = String::from_utf8(page.body).expect("HTML");
+    // The policy forbids scripts within the page.
+    assert!(text.contains("swagger-initializer.js") && !text.contains("<script>"), "{text}");
+    for part in text.split("src=\"").skip(1).chain(text.split("href=\"").skip(1)) {
+        let file = part.split('"').next().unwrap_or_default().trim_start_matches("./");
+        assert_eq!(server.ask("GET", &format!("/docs/{file}")).status(), 200, "{file}");
+    }
+    assert_eq!(server.ask("GET", "/docs").status(), 303);
+}
