@@ -1,0 +1,266 @@
+//! Starts and stops nodes, and carries out what they ask for.
+
+use super::*;
+
+impl Sim {
+    pub(super) fn start(&mut self, node: usize) -> Result<(), Violation> {
+        let members =
+            self.nodes.iter().map(|node| (node.id, format!("http://sim-{}", node.id.0))).collect();
+        let it = &mut self.nodes[node];
+        it.life += 1;
+        let seed = self.plan.seed ^ it.life << 20 ^ it.id.0;
+        let mut raft = raft::config::Config::new(it.id, seed);
+        raft.max_inflight = self.plan.inflight;
+        raft.planted = self.plan.planted;
+        let options = OpenOptions {
+            fresh: Identity { cluster: 7, node: it.id, incarnation: seed | 1 },
+            members,
+            log: LogOptions { dir: "/log".into(), segment_bytes: self.plan.segment_bytes },
+            db: DbOptions {
+                path: db_path(),
+                map_max: 32 << 20,
+                quota: u64::MAX,
+                grow_step: 256 << 10,
+            },
+            raft,
+        };
+        let disk: Arc<dyn Disk> = Arc::new(it.disk.clone());
+        let parts = match open(disk, options) {
+            Ok((parts, recovered)) => {
+                self.report.cut_tails += u64::from(recovered.cut.is_some());
+                parts
+            }
+            // A crash point inside recovery: the next start has to cope.
+            Err(StoreError::Io { .. }) => return self.crash(node),
+            Err(error) => {
+                return Err(Violation(format!("{} does not start again: {error}", it.id)));
+            }
+        };
+        let options = CoreOptions {
+            batch_bytes: self.plan.batch_bytes,
+            checkpoint_log_bytes: self.plan.checkpoint_log_bytes,
+            checkpoint_dirty_bytes: 1 << 20,
+            checkpoint_ticks: 80,
+            active_ticks: if self.plan.long_downs { 20 } else { 80 },
+            log_retain_bytes: self.plan.retain_bytes,
+        };
+        if let Some((index, chain)) = it.acked
+            && index >= parts.log.first().0
+            && parts.log.chain_at(Index(index)) != Some(chain)
+        {
+            return Err(Violation(format!("{} lost entry {index}, which it acknowledged", it.id)));
+        }
+        self.report.restarts += u64::from(it.life > 1);
+        it.applied = parts.db.state().applied.index.0;
+        (it.term, it.commit) = (0, 0);
+        it.core = Some(Core::new(parts, options));
+        it.paused = false;
+        let life = it.life;
+        let jitter = self.rng.below(TICK_US);
+        self.later(jitter, Happening::Tick { node, life });
+        self.event(node, Event::Tick)
+    }
+
+    /// Power loss: whatever was not synced may be gone or torn.
+    pub(super) fn crash(&mut self, node: usize) -> Result<(), Violation> {
+        let disk = self.nodes[node].disk.crash(&mut self.rng);
+        self.nodes[node].disk = disk;
+        self.kill(node)
+    }
+
+    /// The end of a process: the page cache stays, with whatever is not on the disk.
+    pub(super) fn kill(&mut self, node: usize) -> Result<(), Violation> {
+        self.report.crashes += 1;
+        let it = &mut self.nodes[node];
+        it.disk.stop_after(u64::MAX);
+        it.disk.fail_at(u64::MAX);
+        it.core = None;
+        it.held.clear();
+        it.paused = false;
+        let life = it.life;
+        for client in 0..self.clients.len() {
+            if self.clients[client].node == node && self.clients[client].op.is_some() {
+                self.end(client, None);
+            }
+        }
+        let down = match self.rng.below(4) {
+            0 => 1_000,
+            1 | 2 if self.plan.long_downs => 3_000_000 + self.rng.below(4_000_000),
+            _ => 100_000 + self.rng.below(1_500_000),
+        };
+        self.later(down, Happening::Restart { node, life });
+        Ok(())
+    }
+
+    /// The store of a node gave up. Only a planned stop of its disk may cause that.
+    pub(super) fn failed(&mut self, node: usize, error: &StoreError) -> Result<(), Violation> {
+        match error {
+            // After a failed sync the process must end; sometimes the machine goes on.
+            StoreError::Io { .. } if self.rng.below(2) == 0 => self.kill(node),
+            StoreError::Io { .. } => self.crash(node),
+            _ => Err(Violation(format!("{} stopped: {error}", self.nodes[node].id))),
+        }
+    }
+
+    pub(super) fn event(&mut self, node: usize, event: Event<Wait>) -> Result<(), Violation> {
+        let mut work = Work::default();
+        let wall_ms = 1_700_000_000_000 + self.now / 1000 + self.nodes[node].skew_ms;
+        let now = Now { wall_ms, mono_us: self.now };
+        let Some(core) = self.nodes[node].core.as_mut() else { return Ok(()) };
+        core.set_now(now);
+        let mut result = core.handle(event, &mut work).and_then(|()| core.turn(&mut work));
+        while result.is_ok() && work.again {
+            result = core.turn(&mut work);
+        }
+        if let Err(error) = result {
+            return self.failed(node, &error);
+        }
+        self.report.installed += u64::from(work.measured.installed);
+        // Before anything of it is sent: what is sent is compared with what was seen.
+        self.check(node)?;
+        self.carry_out(node, work);
+        self.wrong.take().map_or(Ok(()), |why| Err(Violation(why)))
+    }
+
+    pub(super) fn carry_out(&mut self, node: usize, work: Work<Wait>) {
+        let life = self.nodes[node].life;
+        let mut voted = false;
+        for packet in work.packets {
+            voted |= self.watch(node, &packet);
+            self.send(node, packet);
+        }
+        if let Some(job) = work.sync {
+            let slow = if self.rng.below(50) == 0 { 50_000 } else { 800 };
+            let took = 100 + self.rng.below(slow);
+            if self.chaos && self.rng.below(12_000) < self.plan.faults.biased {
+                let soon = self.rng.below(took);
+                self.later(soon, Happening::Crash { node, life });
+            }
+            self.later(took, Happening::Sync { node, life, job });
+        }
+        if let Some(job) = work.checkpoint {
+            let took = 1_000 + self.rng.below(30_000);
+            self.later(took, Happening::Checkpoint { node, life, job });
+        }
+        for shipment in work.snapshots {
+            let to = usize::try_from(shipment.to.0 - 1).expect("small");
+            let what = Happening::Snapshot { node: to, from: node, from_life: life, shipment };
+            self.later(20_000, what);
+        }
+        for (wait, answer) in work.answers {
+            self.answered(node, wait, answer);
+        }
+        // Faults like the moments just after a promise (consensus paper, 4.9).
+        if voted && self.chaos && self.rng.below(1000) < self.plan.faults.biased {
+            let soon = 1 + self.rng.below(3_000);
+            self.later(soon, Happening::Crash { node, life });
+        }
+    }
+
+    /// The next sync of this disk is a lie, and the power fails soon after.
+    pub(super) fn lie(&mut self, node: usize) {
+        let it = &self.nodes[node];
+        it.disk.lie_at(it.disk.sync_count());
+        let life = it.life;
+        let soon = 1_000 + self.rng.below(60_000);
+        self.later(soon, Happening::Crash { node, life });
+    }
+
+    pub(super) fn send(&mut self, from: usize, packet: Outgoing) {
+        let to = usize::try_from(packet.to.0 - 1).expect("small");
+        let faults = self.plan.faults.clone();
+        if self.cut[from][to] || (self.chaos && self.rng.below(1000) < faults.loss) {
+            return;
+        }
+        let mut bytes = packet.head;
+        for part in &packet.frames {
+            bytes.extend_from_slice(part);
+        }
+        let copies = if self.chaos && self.rng.below(1000) < faults.duplicate { 2 } else { 1 };
+        for _ in 0..copies {
+            let extra = if self.chaos { faults.delay_us } else { 500 };
+            // Rival candidates in one term need requests that take their time.
+            let vote = packet.lane == mmapd::node::Lane::Vote && self.chaos;
+            let extra = if vote { extra.max(15_000) } else { extra };
+            let delay = 100 + self.rng.below(extra);
+            self.later(delay, Happening::Deliver { node: to, bytes: bytes.clone() });
+        }
+    }
+
+    pub(super) fn deliver(&mut self, node: usize, bytes: &[u8]) -> Result<(), Violation> {
+        let us = Address { cluster: 7, node: self.nodes[node].id, incarnation: 0 };
+        let mut buffer = BytesMut::from(bytes);
+        let packet = wire::decode(us, &mut buffer)
+            .map_err(|error| Violation(format!("a packet of ours is not one: {error}")))?
+            .ok_or_else(|| Violation("a packet of ours is cut short".into()))?;
+        self.event(node, Event::Packet(packet))
+    }
+
+    pub(super) fn receive_snapshot(
+        &mut self,
+        node: usize,
+        from: usize,
+        from_life: u64,
+        shipment: Shipment,
+    ) -> Result<(), Violation> {
+        self.report.snapshots += 1;
+        let Shipment { to, term, meta, pinned } = shipment;
+        let failed = Happening::SnapshotSent { node: from, life: from_life, to, installed: None };
+        if self.nodes[node].core.is_none() || self.cut[from][node] {
+            self.later(10_000, failed);
+            return Ok(());
+        }
+        if self.chaos && self.rng.below(1000) < 2 * self.plan.faults.biased {
+            // Somewhere between receiving and the end of the installation.
+            let ops = self.nodes[node].disk.op_count() + self.rng.below(40);
+            self.nodes[node].disk.stop_after(ops);
+        }
+        let disk: Arc<dyn Disk> = Arc::new(self.nodes[node].disk.clone());
+        let path = incoming_path(&db_path());
+        drop(disk.remove(&path));
+        let identity = Identity { cluster: 7, node: to, incarnation: 1 };
+        let received = (|| {
+            let mut receiver = Receiver::create(disk, &path, identity, 32 << 20)?;
+            let mut place = 0;
+            while let Some(chunk) = pinned.chunk(place)? {
+                receiver.push(&chunk)?;
+                place += 1;
+            }
+            receiver.finish()
+        })();
+        match received {
+            Ok(state) => {
+                let waiter = Wait::Sender { node: from, life: from_life, to };
+                let from = self.nodes[from].id;
+                let chain = state.chain;
+                self.event(
+                    node,
+                    Event::SnapshotArrived(Arrived { waiter, from, term, meta, chain, path }),
+                )
+            }
+            Err(error) => {
+                self.later(10_000, failed);
+                self.failed(node, &error)
+            }
+        }
+    }
+
+    pub(super) fn resume(&mut self, node: usize) -> Result<(), Violation> {
+        if !self.nodes[node].paused {
+            return Ok(());
+        }
+        self.nodes[node].paused = false;
+        // Messages first, then one tick for all that were missed.
+        let held = std::mem::take(&mut self.nodes[node].held);
+        let (ticks, others): (Vec<_>, Vec<_>) =
+            held.into_iter().partition(|what| matches!(what, Happening::Tick { .. }));
+        for what in others.into_iter().chain(ticks.into_iter().take(1)) {
+            self.happen(what)?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn db_path() -> PathBuf {
+    "/db.mmapd".into()
+}
