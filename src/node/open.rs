@@ -72,6 +72,8 @@ pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recover
     let (log_dir, db_path) = (log.dir.clone(), db.path.clone());
     disk.make_dir(&parent(&db_path))?;
     disk.make_dir(&log_dir)?;
+    // As in the log: a rename that only the cache knows must not be undone later.
+    disk.sync_dir(&parent(&db_path))?;
     let has_db = Db::exists(&*disk, &db_path)?;
     let has_log = disk.list(&log_dir)?.iter().any(|name| name != "LOCK");
     if has_db && !has_log {

@@ -42,7 +42,8 @@ const VOTE_QUEUE: usize = 32;
 const COPY_MAX: usize = 16 << 10;
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long sent bytes may stay unacknowledged before the connection is given up: without
+/// How long a connection may be idle before the peer is probed, for instance while it
+/// installs a snapshot; and how long sent bytes may stay unacknowledged before the connection is given up: without
 /// it a healed partition would wait for the kernel's own, much longer patience.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 
@@ -111,6 +112,9 @@ impl Peers {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(SILENCE_MAX)
+            .tcp_keepalive(SILENCE_MAX)
+            .tcp_keepalive_interval(SILENCE_MAX)
+            .tcp_keepalive_retries(2)
             .tcp_nodelay(true)
             .pool_idle_timeout(Duration::from_secs(30))
             .build()?;

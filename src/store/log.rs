@@ -160,6 +160,9 @@ impl Log {
         fresh: impl FnOnce() -> Identity,
     ) -> Result<(Self, Recovered), StoreError> {
         disk.make_dir(&options.dir)?;
+        // Names that an earlier process changed may be so in the cache alone; what is
+        // decided from them now must not be undone by a power loss.
+        disk.sync_dir(&options.dir)?;
         recovery::refuse_without_hard_state(&*disk, &options.dir)?;
         let hard = HardStateFile::open(&*disk, &options.dir.join("hard.state"), fresh)?;
         if hard.saved.identity.node != node {

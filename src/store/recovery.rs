@@ -40,6 +40,8 @@ const PAGE: u64 = 4096;
 pub(super) struct Found {
     pub(super) places: Places,
     pub(super) segments: Vec<Known>,
+    /// Segments before the one that the log begins anew with: nothing of them counts.
+    superseded: Vec<Known>,
     pub(super) active: Option<Active>,
     pub(super) next_sequence: u64,
     pub(super) next_position: u64,
@@ -100,6 +102,12 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, saved: &Saved) -> Result<Foun
         } else {
             found.finish_newest(disk, dir, saved, (header, map, number), &end)?;
         }
+    }
+    // Before the record of the installation that superseded them is cleared: without it they
+    // would contradict what follows them. Oldest first, so that no gap is ever left.
+    for segment in std::mem::take(&mut found.superseded) {
+        disk.remove(&path_of(dir, segment.header.sequence))?;
+        disk.sync_dir(dir)?;
     }
     if found.end < saved.durable {
         return Err(corrupt(
@@ -203,6 +211,10 @@ impl Found {
             self.places.places.clear();
             self.runs.clear();
             self.configs.clear();
+            for segment in &self.segments {
+                self.places.segments.remove(&segment.number);
+            }
+            self.superseded.append(&mut self.segments);
             return Ok(());
         }
         Err(corrupt(map.name(), 64, "the segment does not continue the one before"))

@@ -232,6 +232,8 @@ struct SimNode {
     paused: bool,
     /// Happenings that wait for the end of a pause.
     held: Vec<Happening>,
+    /// Senders, and their lives, of snapshots that it has not answered for yet.
+    receiving: Vec<(usize, u64)>,
     term: u64,
     commit: u64,
     applied: u64,
@@ -292,6 +294,7 @@ impl Sim {
                     core: None,
                     paused: false,
                     held: Vec::new(),
+                    receiving: Vec::new(),
                     term: 0,
                     commit: 0,
                     applied: 0,

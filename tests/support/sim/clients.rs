@@ -81,9 +81,11 @@ impl Sim {
 
     pub(super) fn answered(&mut self, node: usize, wait: Wait, answer: Answer) {
         match wait {
-            Wait::Sender { node, life, to } => {
+            Wait::Sender { node: sender, life, to } => {
                 let Answer::Installed(installed) = answer else { return };
-                self.later(1_000, Happening::SnapshotSent { node, life, to, installed });
+                self.nodes[node].receiving.retain(|other| *other != (sender, life));
+                let sent = Happening::SnapshotSent { node: sender, life, to, installed };
+                self.later(1_000, sent);
             }
             Wait::Fresh => self.fresh = matches!(answer, Answer::Written(_)),
             Wait::Client { client, attempt } => {

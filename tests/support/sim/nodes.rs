@@ -75,7 +75,21 @@ impl Sim {
         it.disk.stop_after(u64::MAX);
         it.disk.fail_at(u64::MAX);
         it.core = None;
-        it.held.clear();
+        let held = std::mem::take(&mut it.held);
+        // Its connections break, which the senders of snapshots notice.
+        for what in held {
+            if let Happening::Snapshot { from, from_life: life, shipment, .. } = what {
+                let to = shipment.to;
+                let sent = Happening::SnapshotSent { node: from, life, to, installed: None };
+                self.later(10_000, sent);
+            }
+        }
+        for (from, life) in std::mem::take(&mut self.nodes[node].receiving) {
+            let to = self.nodes[node].id;
+            let sent = Happening::SnapshotSent { node: from, life, to, installed: None };
+            self.later(10_000, sent);
+        }
+        let it = &mut self.nodes[node];
         it.paused = false;
         let life = it.life;
         for client in 0..self.clients.len() {
@@ -231,6 +245,7 @@ impl Sim {
         match received {
             Ok(state) => {
                 let waiter = Wait::Sender { node: from, life: from_life, to };
+                self.nodes[node].receiving.push((from, from_life));
                 let from = self.nodes[from].id;
                 let chain = state.chain;
                 self.event(
