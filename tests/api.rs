@@ -162,3 +162,35 @@ fn the_pages_of_docs_load_only_their_own_files() {
     }
     assert_eq!(server.ask("GET", "/docs").status(), 303);
 }
+
+/// The size of the database is looked at now and then, so it is not said which write is the
+/// first to be refused.
+#[test]
+fn a_full_database_still_reads_and_deletes() {
+    let mut config = Config::default();
+    config.storage.quota = 20 << 10;
+    let server = Server::start(config);
+    let put = |body: &str| {
+        let length = body.len();
+        let mut connection = server.connect();
+        connection.send(
+            format!("PUT /v1/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
+                .as_bytes(),
+        );
+        connection.reply(false).expect("an answer")
+    };
+    let value = "x".repeat(30_000);
+    assert_eq!(put(&value).status(), 201);
+    let refused =
+        (0..100_000).find_map(|_| Some(put(&value)).filter(|reply| reply.status() != 200));
+    let refused = refused.expect("a full database refuses writes");
+    assert_eq!(refused.status(), 507);
+    let problem: serde_json::Value = serde_json::from_slice(&refused.body).expect("JSON");
+    assert_eq!(problem["code"], "quota-exceeded");
+    assert!(problem["actual"].as_u64() >= problem["limit"].as_u64());
+    assert_eq!(server.json("/v1/status")["alarms"], serde_json::json!(["quota"]));
+    assert_eq!(server.ask("GET", "/v1/keys/a").body, value.as_bytes());
+    assert_eq!(server.ask("DELETE", "/v1/keys/a").status(), 200);
+    assert_eq!(server.ask("GET", "/v1/keys/a").status(), 404);
+    assert_eq!(server.ask("GET", "/readyz").status(), 200);
+}

@@ -34,6 +34,13 @@ pub(super) enum ApiError {
         /// Bytes given.
         actual: u64,
     },
+    /// A first line and headers over the limit.
+    HeadTooLarge {
+        /// Bytes allowed.
+        limit: u64,
+        /// Bytes given.
+        actual: u64,
+    },
     /// A value or body over the limit.
     TooLarge {
         /// Bytes allowed.
@@ -125,6 +132,9 @@ impl ApiError {
                 (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed")
             }
             Self::KeyTooLarge { .. } => (StatusCode::URI_TOO_LONG, "too-large", "Key too large"),
+            Self::HeadTooLarge { .. } => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-large", "Headers too large")
+            }
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
             Self::Misdirected(_) => {
                 (StatusCode::MISDIRECTED_REQUEST, "misdirected", "Misdirected request")
@@ -162,6 +172,9 @@ impl ApiError {
             Self::KeyTooLarge { limit, actual } => {
                 format!("a key has at most {limit} bytes, this one has {actual}")
             }
+            Self::HeadTooLarge { limit, .. } => {
+                format!("the first line and the headers may have at most {limit} bytes")
+            }
             Self::TooLarge { limit, .. } => format!("the body may have at most {limit} bytes"),
             Self::Overloaded => "too many requests are in flight on this node".into(),
             Self::NoLeader(detail) | Self::OutcomeUnknown(detail) => (*detail).into(),
@@ -173,9 +186,9 @@ impl ApiError {
 
     fn numbers(&self) -> (Option<u64>, Option<u64>) {
         match self {
-            Self::KeyTooLarge { limit, actual } | Self::QuotaExceeded { limit, actual } => {
-                (Some(*limit), Some(*actual))
-            }
+            Self::KeyTooLarge { limit, actual }
+            | Self::HeadTooLarge { limit, actual }
+            | Self::QuotaExceeded { limit, actual } => (Some(*limit), Some(*actual)),
             Self::TooLarge { limit, actual } => (Some(*limit), *actual),
             Self::BadRequest(_)
             | Self::NotFound(_)

@@ -68,11 +68,11 @@ impl Query {
         let mut pairs: Vec<(String, Vec<u8>)> = Vec::new();
         for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = String::from_utf8(percent_decode(name, true)?).unwrap_or_default();
+            let name = String::from_utf8_lossy(&percent_decode(name, true)?).into_owned();
             if !known.contains(&name.as_str()) {
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 return Err(ApiError::BadRequest(format!(
-                    "unknown query parameter {name:?}; this route knows: {}",
-                    known.join(", ")
+                    "unknown query parameter {name:?}; this route knows: {known}"
                 )));
             }
             if pairs.iter().any(|(other, _)| *other == name) {

@@ -159,6 +159,9 @@ fn wanted(query: &Query, most: u64) -> Result<Wanted, ApiError> {
     if let Some(cursor) = query.text("cursor")? {
         let bound = decode_cursor(cursor, range.reverse)
             .ok_or_else(|| ApiError::BadRequest("this cursor is not one of ours".into()))?;
+        if !continues(&range, &bound) {
+            return Err(ApiError::BadRequest("this cursor is of another listing".into()));
+        }
         if range.reverse {
             range.end = bound;
         } else {
@@ -173,6 +176,20 @@ fn wanted(query: &Query, most: u64) -> Result<Wanted, ApiError> {
         keys_only: query.flag("keys_only")?,
         count_only: query.flag("count_only")?,
     })
+}
+
+/// Does a listing of `range` that goes on at `bound` stay within it?
+fn continues(range: &Range, bound: &Bound<Vec<u8>>) -> bool {
+    let key = |bound: &Bound<Vec<u8>>| match bound {
+        Bound::Included(key) | Bound::Excluded(key) => Some(key.clone()),
+        Bound::Unbounded => None,
+    };
+    let at = key(bound);
+    if range.reverse {
+        key(&range.end).is_none_or(|end| at <= Some(end))
+    } else {
+        key(&range.start).is_none_or(|start| at >= Some(start))
+    }
 }
 
 fn count(view: &View, wanted: &Wanted) -> Result<Page, ApiError> {

@@ -56,6 +56,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
             reads and writes are linearizable unless a request asks for less; every failure says whether \
             the write happened.",
     ),
+    security(()),
     servers((url = "/", description = "this node")),
     tags(
         (name = "keys", description = "Keys and values"),
@@ -259,7 +260,13 @@ fn measured(route: &'static str, methods: MethodRouter<Edge>) -> MethodRouter<Ed
 async fn finish(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let data = request.uri().path().starts_with("/v1/");
-    let mut response = next.run(request).await;
+    let head = head_bytes(&request);
+    let limit = edge.config.limits.header_bytes;
+    let mut response = if head > limit {
+        ApiError::HeadTooLarge { limit, actual: head }.into_response()
+    } else {
+        next.run(request).await
+    };
     if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
         problem.request_id = id.to_str().unwrap_or_default().to_owned();
         let body = serde_json::to_vec(&problem).unwrap_or_default();
@@ -285,6 +292,14 @@ async fn finish(State(edge): State<Edge>, request: Request, next: Next) -> Respo
         headers.entry(header::CACHE_CONTROL).or_insert(no_cache);
     }
     response
+}
+
+/// About what the head had on the wire. hyper's buffer may hold more than it is told to.
+fn head_bytes(request: &Request) -> u64 {
+    let target = request.uri().path().len() + request.uri().query().map_or(0, str::len);
+    let fields =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    (target + fields.sum::<usize>()) as u64
 }
 
 /// The client's own id when it is a sane one, else a new one.

@@ -80,19 +80,30 @@ pub(super) async fn readyz(
 /// In the text format of Prometheus.
 #[utoipa::path(
     get, path = "/metrics", operation_id = "metrics", tag = "operations",
-    responses((status = 200, body = String, content_type = "text/plain", description = "all metrics of this process")),
+    responses(
+        (status = 200, body = String, content_type = "text/plain", description = "all metrics of this process"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
+    ),
 )]
-pub(super) async fn scrape() -> Response {
+pub(super) async fn scrape(request: Request) -> Result<Response, ApiError> {
+    Query::parse(request.uri(), &[])?;
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], metrics::render()).into_response()
+    Ok(([(header::CONTENT_TYPE, kind)], metrics::render()).into_response())
 }
 
 /// This description
 #[utoipa::path(
     get, path = "/openapi.json", operation_id = "openapi", tag = "operations",
-    responses((status = 200, body = Object, content_type = "application/json", description = "OpenAPI 3.1")),
+    responses(
+        (status = 200, body = Object, content_type = "application/json", description = "OpenAPI 3.1"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
+    ),
 )]
-pub(super) async fn description(State(edge): State<Edge>) -> Response {
+pub(super) async fn description(
+    State(edge): State<Edge>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    Query::parse(request.uri(), &[])?;
     let kind = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, kind)], edge.description.clone()).into_response()
+    Ok(([(header::CONTENT_TYPE, kind)], edge.description.clone()).into_response())
 }

@@ -40,7 +40,13 @@ impl Handle {
                 chunk = next(&mut body) => chunk,
                 _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
             };
-            let Some(Ok(chunk)) = chunk else { return Ok(()) };
+            let chunk = match chunk {
+                Some(Ok(chunk)) => chunk,
+                None if !buffer.is_empty() => {
+                    return Err(PeerError::Malformed("it ended within a packet".into()));
+                }
+                None | Some(Err(_)) => return Ok(()),
+            };
             buffer.extend_from_slice(&chunk);
             while let Some(packet) = wire::decode(self.shared.us, &mut buffer)? {
                 self.deliver(Event::Packet(packet)).await?;

@@ -89,6 +89,10 @@ async fn run(
     let handle = node.handle();
     let edge = tokio::spawn(mmapd::http::serve(listener, handle.clone(), config, stopping.clone()));
     while handle.view(Consistency::Linearizable, PATIENCE).await.is_err() {}
+    // The picture that probes show is published a little later.
+    while !handle.status().caught_up {
+        tokio::task::yield_now().await;
+    }
     tell.send(address).expect("the test waits");
     let _ = stopping.wait_for(|stopping| *stopping).await;
     // Tests leave connections open; nobody waits for those.

@@ -227,9 +227,12 @@ impl Player {
     }
 }
 
-/// Everything but what would confuse a terminal.
+/// In visible ASCII.
 fn visible(line: &str) -> String {
-    let show = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    let show = |c: char| match c {
+        ' '..='~' => c.to_string(),
+        _ => c.escape_default().to_string(),
+    };
     line.chars().map(show).collect()
 }
 
