@@ -11,6 +11,11 @@
 //! end: what clients saw is linearizable, and the healed cluster settles.
 #![allow(unused_imports, clippy::wildcard_imports, reason = "its parts share one set of names")]
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    clippy::too_many_lines,
+    reason = "it picks out the few messages it watches, and its dispatch is one list"
+)]
 
 #[path = "sim/checks.rs"]
 mod checks;

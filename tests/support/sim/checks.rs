@@ -138,7 +138,7 @@ impl Sim {
             let why = format!("a healed cluster is apart: {leaders} leaders, applied {applied:?}");
             return Err(Violation(why));
         }
-        if self.plan.seed % 2 == 0 {
+        if self.plan.seed.is_multiple_of(2) {
             for core in cores() {
                 core.db().check().map_err(|error| Violation(format!("a database: {error}")))?;
             }

@@ -113,6 +113,7 @@ impl Sim {
         self.uncut();
         for node in 0..self.nodes.len() {
             self.nodes[node].disk.stop_after(u64::MAX);
+            self.nodes[node].disk.fail_at(u64::MAX);
             if self.nodes[node].paused {
                 self.resume(node)?;
             }

@@ -98,6 +98,7 @@ impl Sim {
             }
         }
         let down = match self.rng.below(4) {
+            _ if !self.chaos => 1_000,
             0 => 1_000,
             1 | 2 if self.plan.long_downs => 3_000_000 + self.rng.below(4_000_000),
             _ => 100_000 + self.rng.below(1_500_000),
