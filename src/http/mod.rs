@@ -138,13 +138,15 @@ impl Edge {
 /// All routes.
 fn router(edge: Edge) -> Router {
     let one_key = || get(keys::get).head(keys::head).put(keys::put).delete(keys::delete);
+    // Inside of what is measured, so that what is refused here is counted as well.
+    let admitted =
+        |methods: MethodRouter<Edge>| methods.layer(from_fn_with_state(edge.clone(), admit));
     let data = Router::new()
-        .route("/v1/keys/{*key}", measured("/v1/keys/{key}", one_key()))
-        .route("/v1/keys/", measured("/v1/keys/{key}", no_key()))
-        .route("/v1/keys", measured("/v1/keys", get(list::list)))
-        .route("/set/{*key}", measured("/set/{key}", post(legacy::set)))
-        .route("/get/{*key}", measured("/get/{key}", get(legacy::get)))
-        .route_layer(from_fn_with_state(edge.clone(), admit));
+        .route("/v1/keys/{*key}", measured("/v1/keys/{key}", admitted(one_key())))
+        .route("/v1/keys/", measured("/v1/keys/{key}", admitted(no_key())))
+        .route("/v1/keys", measured("/v1/keys", admitted(get(list::list))))
+        .route("/set/{*key}", measured("/set/{key}", admitted(post(legacy::set))))
+        .route("/get/{*key}", measured("/get/{key}", admitted(get(legacy::get))));
     let rest = Router::new()
         .route("/v1/status", measured("/v1/status", get(cluster::status)))
         .route("/v1/cluster", measured("/v1/cluster", get(cluster::cluster)))
