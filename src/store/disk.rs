@@ -256,8 +256,11 @@ impl Disk for LinuxDisk {
     }
 
     fn make_dir(&self, dir: &Path) -> Result<(), StoreError> {
+        let above = parent(dir);
         if dir.is_dir() || dir.as_os_str().is_empty() {
-            return Ok(());
+            // A process that was killed may have left its name in the cache alone. A directory
+            // above that we may not even read was not made by us.
+            return if File::open(&above).is_ok() { self.sync_dir(&above) } else { Ok(()) };
         }
         if dir.exists() {
             return Err(StoreError::Invalid {
@@ -266,12 +269,15 @@ impl Disk for LinuxDisk {
                     .into(),
             });
         }
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(StoreError::io("mkdir", dir.display().to_string()))?;
-        self.sync_dir(&parent(dir))
+        if !above.is_dir() {
+            self.make_dir(&above)?;
+        }
+        match fs::DirBuilder::new().mode(0o700).create(dir) {
+            // Another process made it meanwhile; the lock decides who uses it.
+            Err(_) if dir.is_dir() => {}
+            made => made.map_err(StoreError::io("mkdir", dir.display().to_string()))?,
+        }
+        self.sync_dir(&above)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
