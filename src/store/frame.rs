@@ -176,7 +176,7 @@ impl<'a> Frames<'a> {
 
     fn check(&mut self, frame: &Frame<'a>) -> Result<(), FrameError> {
         if let Some((prev, chain)) = self.prev
-            && (frame.id.index != prev.index.next()
+            && (frame.id.index.0.checked_sub(1) != Some(prev.index.0)
                 || frame.id.term < prev.term
                 || !frame.continues(chain))
         {

@@ -34,6 +34,8 @@ use crate::raft::types::{EntryKind, HardState, Index, LogId};
 
 const SECTOR: u64 = 512;
 const PAGE: u64 = 4096;
+/// No sequence, position or index comes near: counting on from here never overflows.
+const REACHABLE: u64 = 1 << 62;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -181,6 +183,9 @@ fn check_header(
     if header.sequence != sequence {
         return Err(corrupt(map.name(), 48, "the file has another segment's number"));
     }
+    if header.sequence.max(header.base).max(header.prev.index.0) > REACHABLE {
+        return Err(corrupt(map.name(), 48, "no log ever reaches such numbers"));
+    }
     Ok(header)
 }
 
@@ -247,9 +252,11 @@ impl Found {
             }
             // Within a segment a batch continues what the segment holds so far, or replaces
             // the end of it.
-            if batch.first != prev.index.next() {
+            if batch.first.0.checked_sub(1) != Some(prev.index.0) {
                 let before = batch.first.prev();
-                let known = if before == header.prev.index {
+                let known = if batch.first == Index(0) {
+                    None
+                } else if before == header.prev.index {
                     Some((header.prev, header.prev_chain))
                 } else {
                     self.identity_in(before, map, number)
