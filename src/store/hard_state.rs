@@ -255,4 +255,22 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_save_leaves_the_state_before_it_alone() {
+        let path = Path::new("/log/hard.state");
+        for saves in 1..5 {
+            let disk = SimDisk::new(1);
+            let mut file = HardStateFile::open(&disk, path, identity).unwrap();
+            for term in 1..=saves {
+                file.saved.hard.term = Term(term);
+                file.save().unwrap();
+            }
+            let (newest, _) = file.write().unwrap();
+            drop(file);
+            disk.damage(path, newest, &vec![0xee; 8192]);
+            let file = HardStateFile::open(&disk, path, identity).unwrap();
+            assert_eq!(file.saved.hard.term, Term(saves), "the other pair");
+        }
+    }
 }
