@@ -27,6 +27,7 @@ use std::sync::Arc;
 use super::Identity;
 use super::disk::{Disk, FileKind, Region, grow_with_zeros, parent};
 use super::error::StoreError;
+use super::segment::{half, word};
 use crate::raft::types::{HardState, Index, LogId, NodeId, Term};
 
 const SLOT: u64 = 4096;
@@ -192,12 +193,8 @@ fn encode(sequence: u64, saved: &Saved, bytes: &mut [u8]) {
 
 /// Total: any bytes give a slot or nothing.
 fn decode(bytes: &[u8; COVERED]) -> Option<(u64, Saved)> {
-    let word = |at: usize| {
-        bytes.get(at..).and_then(|tail| tail.first_chunk()).map(|b| u64::from_le_bytes(*b))
-    };
-    let half = |at: usize| {
-        bytes.get(at..).and_then(|tail| tail.first_chunk()).map(|b| u32::from_le_bytes(*b))
-    };
+    let word = |at: usize| word(bytes, at);
+    let half = |at: usize| half(bytes, at);
     if bytes.first_chunk() != Some(&MAGIC)
         || half(8)? != VERSION
         || half(12)? != crc32c::crc32c(bytes.get(16..)?)

@@ -335,18 +335,8 @@ impl Log {
         let staged = std::mem::take(&mut self.staged);
         let needed = staged.frames.len() as u64 + BATCH as u64 + ALIGN;
         self.make_room(staged.first, needed)?;
-        let header = BatchHeader {
-            position: 0,
-            synced: self.synced,
-            bytes: u32::try_from(staged.frames.len()).expect("a batch is far below 4 GiB"),
-            count: u32::try_from(staged.entries.len()).expect("so are its entries"),
-            first: staged.first,
-            commit: self.commit,
-            term: self.hard.saved.hard.term,
-            vote: self.hard.saved.hard.vote,
-            flags: 0,
-        };
-        let (offset, at) = self.append_batch(header, &staged.frames)?;
+        let count = u32::try_from(staged.entries.len()).expect("far fewer than bytes");
+        let (offset, at) = self.append_batch(staged.first, count, 0, &staged.frames)?;
         let active = self.active.as_ref().expect("room was made");
         let (map, number) = (active.appender.map().clone(), active.number);
         let len = map.written() - offset;
@@ -367,13 +357,25 @@ impl Log {
     /// frames begin in the file.
     fn append_batch(
         &mut self,
-        mut header: BatchHeader,
+        first: Index,
+        count: u32,
+        flags: u32,
         frames: &[u8],
     ) -> Result<(u64, u64), StoreError> {
         let active = self.active.as_mut().expect("there is a segment to append to");
         let offset = active.appender.map().written();
         let start = offset.next_multiple_of(ALIGN);
-        header.position = active.header.base + start;
+        let header = BatchHeader {
+            position: active.header.base + start,
+            synced: self.synced,
+            bytes: u32::try_from(frames.len()).expect("a batch is far below 4 GiB"),
+            count,
+            first,
+            commit: self.commit,
+            term: self.hard.saved.hard.term,
+            vote: self.hard.saved.hard.vote,
+            flags,
+        };
         let gap = usize::try_from(start - offset).expect("below the alignment");
         let mut bytes = Vec::with_capacity(gap + BATCH + frames.len());
         bytes.resize(gap, 0xff);
@@ -405,18 +407,7 @@ impl Log {
     fn seal(&mut self) -> Result<(), StoreError> {
         let Some(active) = &self.active else { return Ok(()) };
         let map = active.appender.map().clone();
-        let header = BatchHeader {
-            position: 0,
-            synced: self.synced,
-            bytes: 0,
-            count: 0,
-            first: Index(0),
-            commit: self.commit,
-            term: self.hard.saved.hard.term,
-            vote: self.hard.saved.hard.vote,
-            flags: SEAL,
-        };
-        let (offset, _) = self.append_batch(header, &[])?;
+        let (offset, _) = self.append_batch(Index(0), 0, SEAL, &[])?;
         map.sync(offset, map.written() - offset)?;
         self.synced = self.position();
         self.active = None;

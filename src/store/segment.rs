@@ -80,11 +80,13 @@ pub(super) struct BatchHeader {
     pub(super) flags: u32,
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u64> {
+/// The number at an offset; `None`: beyond the end.
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..).and_then(|tail| tail.first_chunk()).map(|b| u64::from_le_bytes(*b))
 }
 
-fn half(bytes: &[u8], at: usize) -> Option<u32> {
+/// As [`word`], four bytes.
+pub(super) fn half(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..).and_then(|tail| tail.first_chunk()).map(|b| u32::from_le_bytes(*b))
 }
 
