@@ -208,7 +208,7 @@ fn page(view: &View, wanted: &Wanted) -> Result<Page, ApiError> {
     let (mut bytes, mut more) = (0, false);
     let mut resume = None;
     view.scan(&wanted.range, |item| {
-        let group = wanted.group_of(&item.key);
+        let group = wanted.group_of(item.key);
         if group.is_some() && group == groups.last().map(Vec::as_slice) {
             return true;
         }
@@ -226,8 +226,8 @@ fn page(view: &View, wanted: &Wanted) -> Result<Page, ApiError> {
             None => {
                 bytes += item.key.len();
                 bytes += if wanted.keys_only { 0 } else { item.record.value.len() };
-                items.push(Envelope::new(&item.key, &item.record, !wanted.keys_only));
-                resume = Some(Resume::AfterKey(item.key));
+                items.push(Envelope::new(item.key, &item.record, !wanted.keys_only));
+                resume = Some(Resume::AfterKey(item.key.to_vec()));
             }
         }
         true

@@ -17,24 +17,12 @@ pub use command::{Applied, CONTENT_TYPE_MAX, Command, Conditions, KEY_MAX, Tags}
 pub use record::{OwnedRecord, Record};
 pub use view::{Item, Range, View};
 
-use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::raft::types::LogId;
-use crate::store::{StoreError, Tree, Txn};
+use crate::store::{Entry, StoreError, Tree, Txn};
 
-/// One committed entry that carries a command.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// Its name.
-    pub id: LogId,
-    /// The leader's clock when it was proposed, in milliseconds; never falls along the log.
-    pub time_ms: u64,
-    /// A [`Command`] in its encoded form.
-    pub payload: Bytes,
-}
-
-/// Carries out one entry inside the batch `txn`.
+/// Carries out one committed entry, whose payload is a [`Command`], inside the batch `txn`.
 ///
 /// # Errors
 /// Those of the store, all fatal: a replica that cannot apply must stop.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::record::Record;
 use crate::raft::types::Index;
+use crate::store::scan::prefix_end;
 use crate::store::{Snapshot, StoreError, Tree};
 
 /// The state as of one revision. Cheap to clone; holds on to the pages it can see, so keep
@@ -29,7 +30,7 @@ pub struct Range {
 #[derive(Clone, Debug)]
 pub struct Item<'a> {
     /// The key.
-    pub key: Vec<u8>,
+    pub key: &'a [u8],
     /// What is stored there.
     pub record: Record<'a>,
 }
@@ -38,18 +39,7 @@ impl Range {
     /// All keys that begin with `prefix`; the empty prefix means all keys.
     #[must_use]
     pub fn prefix(prefix: &[u8]) -> Self {
-        let mut end = prefix.to_vec();
-        while end.last() == Some(&0xff) {
-            end.pop();
-        }
-        let end = match end.last_mut() {
-            Some(last) => {
-                *last += 1;
-                Bound::Excluded(end)
-            }
-            None => Bound::Unbounded,
-        };
-        Self { start: Bound::Included(prefix.to_vec()), end, reverse: false }
+        Self { start: Bound::Included(prefix.to_vec()), end: prefix_end(prefix), reverse: false }
     }
 }
 
@@ -111,7 +101,7 @@ impl View {
         );
         while let Some((key, value)) = scan.next()? {
             let record = super::decode(key, value)?;
-            if !visit(Item { key: key.to_vec(), record }) {
+            if !visit(Item { key, record }) {
                 break;
             }
         }

@@ -24,8 +24,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::open::Parts;
-use super::work::{Answer, Arrived, Event, Lane, Outgoing, Shipment, Work};
+use super::work::{Answer, Arrived, Event, Outgoing, Shipment, Work};
 use crate::machine;
+use crate::peers::Way;
 use crate::raft::Raft;
 use crate::raft::message::{
     Append, AppendSource, Effects, Envelope, Input, IoToken, Message, ReadOutcome, Refusal,
@@ -191,7 +192,7 @@ impl<W> Core<W> {
         match event {
             Event::Tick => {
                 self.ticks += 1;
-                self.step(Input::Tick, &Bytes::new(), &[], work)
+                self.step(Input::Tick, work)
             }
             Event::Packet(packet) => self.receive(packet, work),
             Event::Propose(batch) => self.propose(batch, work),
@@ -200,23 +201,21 @@ impl<W> Core<W> {
                     self.next_read += 1;
                     self.reads.insert(self.next_read, waiter);
                     let input = Input::Read { token: self.next_read };
-                    self.step(input, &Bytes::new(), &[], work)?;
+                    self.step(input, work)?;
                 }
                 Ok(())
             }
             Event::Synced(synced) => {
                 self.syncing = false;
                 let io = self.log.synced(synced);
-                self.step(Input::Durable { io }, &Bytes::new(), &[], work)
+                self.step(Input::Durable { io }, work)
             }
             Event::Checkpointed(done) => {
                 self.checkpointing = false;
                 self.db.finish_checkpoint(done)?;
                 self.compact(work)
             }
-            Event::Unreachable(peer) => {
-                self.step(Input::Unreachable { peer }, &Bytes::new(), &[], work)
-            }
+            Event::Unreachable(peer) => self.step(Input::Unreachable { peer }, work),
             Event::SnapshotArrived(arrived) => {
                 if let Some(older) = self.arrived.replace(arrived) {
                     work.answers.push((older.waiter, Answer::Installed(None)));
@@ -224,10 +223,10 @@ impl<W> Core<W> {
                 Ok(())
             }
             Event::SnapshotSent(to, installed) => {
-                self.step(Input::SnapshotSent { to, installed }, &Bytes::new(), &[], work)
+                self.step(Input::SnapshotSent { to, installed }, work)
             }
             Event::StepDown => match self.most_caught_up() {
-                Some(to) => self.step(Input::Transfer { to }, &Bytes::new(), &[], work),
+                Some(to) => self.step(Input::Transfer { to }, work),
                 None => Ok(()),
             },
         }
@@ -257,7 +256,7 @@ impl<W> Core<W> {
             .map(|payload| u32::try_from(payload.len()).expect("values are far below 4 GiB"))
             .collect();
         self.effects.proposed = None;
-        self.step(Input::Propose { sizes }, &Bytes::new(), &payloads, work)?;
+        self.step_with(Input::Propose { sizes }, &Bytes::new(), &payloads, work)?;
         match self.effects.proposed.take() {
             Some(Ok(first)) => {
                 // Whatever waited at these places was in a suffix that is gone for good.
@@ -285,9 +284,14 @@ impl<W> Core<W> {
         Ok(())
     }
 
+    /// Steps the protocol with an input that brings no bytes.
+    fn step(&mut self, input: Input, work: &mut Work<W>) -> Result<(), StoreError> {
+        self.step_with(input, &Bytes::new(), &[], work)
+    }
+
     /// Steps the protocol and stages what it decided. `frames` are those of a received
     /// append, `payloads` those of a proposal.
-    fn step(
+    fn step_with(
         &mut self,
         input: Input,
         frames: &Bytes,
@@ -383,7 +387,7 @@ impl<W> Core<W> {
                 None => return Ok(()),
             }
         }
-        self.step(Input::Receive(envelope), &frames, &[], work)
+        self.step_with(Input::Receive(envelope), &frames, &[], work)
     }
 
     /// Writes what is staged, unless a sync is running.
@@ -444,7 +448,7 @@ impl<W> Core<W> {
             let envelope = Envelope { from: self.us.node, to: order.to, term: order.term, message };
             let bytes = frames.iter().map(Bytes::len).sum();
             let head = wire::encode(self.us, &envelope, bytes);
-            work.packets.push(Outgoing { to: order.to, lane: Lane::Bulk, head, frames });
+            work.packets.push(Outgoing { to: order.to, way: Way::Bulk, head, frames });
             if last >= order.upto {
                 return;
             }
@@ -454,22 +458,22 @@ impl<W> Core<W> {
     }
 
     fn outgoing(&self, envelope: &Envelope) -> Outgoing {
-        let lane = match envelope.message {
+        let way = match envelope.message {
             Message::PreVote { .. }
             | Message::PreVoteReply { .. }
             | Message::Vote { .. }
             | Message::VoteReply { .. }
-            | Message::TimeoutNow => Lane::Vote,
-            Message::Append { .. } => Lane::Bulk,
+            | Message::TimeoutNow => Way::Vote,
+            Message::Append { .. } => Way::Bulk,
             Message::Accepted { .. }
             | Message::Rejected { .. }
             | Message::Heartbeat { .. }
             | Message::HeartbeatReply { .. }
             | Message::ReadIndex { .. }
-            | Message::ReadIndexReply { .. } => Lane::Control,
+            | Message::ReadIndexReply { .. } => Way::Control,
         };
         let head = wire::encode(self.us, envelope, 0);
-        Outgoing { to: envelope.to, lane, head, frames: Vec::new() }
+        Outgoing { to: envelope.to, way, head, frames: Vec::new() }
     }
 
     /// Applies what is committed and durable here, and answers whoever waited for it.
@@ -483,7 +487,7 @@ impl<W> Core<W> {
             for (id, applied) in outcomes {
                 self.answer(id, applied, work);
             }
-            self.step(Input::Applied { index: upto }, &Bytes::new(), &[], work)?;
+            self.step(Input::Applied { index: upto }, work)?;
         }
         let applied = self.applied;
         let ready = self.readable.extract_if(.., |(index, _)| *index <= applied);
@@ -506,11 +510,7 @@ impl<W> Core<W> {
             })?;
             let id = entry.id;
             let applied = match entry.kind {
-                EntryKind::Command => {
-                    let entry =
-                        machine::Entry { id, time_ms: entry.time_ms, payload: entry.payload };
-                    Some(machine::apply(&mut txn, &entry)?)
-                }
+                EntryKind::Command => Some(machine::apply(&mut txn, &entry)?),
                 EntryKind::Config => {
                     txn.state_mut().membership = entry.payload.to_vec();
                     None
@@ -569,19 +569,14 @@ impl<W> Core<W> {
             upto = upto.min(slowest);
         }
         if let Some(base) = self.log.compact(upto)? {
-            self.step(Input::Compacted { upto: base }, &Bytes::new(), &[], work)?;
+            self.step(Input::Compacted { upto: base }, work)?;
         }
         Ok(())
     }
 
     fn ship(&mut self, to: NodeId, work: &mut Work<W>) -> Result<(), StoreError> {
         let Some(pinned) = self.db.pin()? else {
-            return self.step(
-                Input::SnapshotSent { to, installed: None },
-                &Bytes::new(),
-                &[],
-                work,
-            );
+            return self.step(Input::SnapshotSent { to, installed: None }, work);
         };
         let state = pinned.state();
         let membership = self.raft.membership_at(state.applied.index).clone();
@@ -600,7 +595,7 @@ impl<W> Core<W> {
         let Arrived { waiter, from, term, meta, chain, path } = arrived;
         self.effects.install = None;
         let input = Input::SnapshotReceived { from, term, meta: meta.clone() };
-        self.step(input, &Bytes::new(), &[], work)?;
+        self.step(input, work)?;
         let Some(Some(meta)) = self.effects.install.take() else {
             self.disk.remove(&path)?;
             work.answers.push((waiter, Answer::Installed(None)));
@@ -622,7 +617,7 @@ impl<W> Core<W> {
             work.answers.push((jumped.waiter, Answer::Unknown));
         }
         work.answers.push((waiter, Answer::Installed(Some(meta.last))));
-        self.step(Input::SnapshotInstalled { meta }, &Bytes::new(), &[], work)
+        self.step(Input::SnapshotInstalled { meta }, work)
     }
 
     /// The voter that is best placed to lead when we stop.

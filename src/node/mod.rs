@@ -24,15 +24,16 @@ pub use handle::{
     Consistency, FORWARDED_MAX, Handle, MemberStatus, PeerError, ReadError, RoleName, Status,
     WriteError,
 };
-pub use open::{OpenOptions, Parts, incoming_path, node_ids, open};
+pub use open::{OpenOptions, Parts, node_ids, open};
 pub use run::Fatal;
-pub use work::{Answer, Arrived, Event, Lane, Measured, Outgoing, Shipment, Work};
+pub use work::{Answer, Arrived, Event, Measured, Outgoing, Shipment, Work};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::raft;
 use crate::raft::types::NodeId;
+use crate::store::db::unfinished;
 use crate::store::disk::{LinuxDisk, parent};
 use crate::store::{DbOptions, Disk, Identity, LogOptions, StoreError, resident_bytes};
 use handle::{Mail, Shared};
@@ -114,7 +115,7 @@ impl Node {
                 draining: AtomicBool::new(false),
                 quota: config.storage.quota,
                 disk,
-                incoming: Arc::new(tokio::sync::Mutex::new(incoming_path(&config.storage.db))),
+                incoming: Arc::new(tokio::sync::Mutex::new(unfinished(&config.storage.db))),
                 map_max: config.storage.map_max,
                 stopping,
             }),

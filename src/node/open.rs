@@ -11,7 +11,6 @@
 //! | log begins after the database | the database lost what was durable | refuse to start |
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,6 +19,7 @@ use crate::raft::Raft;
 use crate::raft::config::{Config, Restored};
 use crate::raft::message::EntryRun;
 use crate::raft::types::{EntryKind, LogId, Membership, NodeId};
+use crate::store::db::{discard, unfinished};
 use crate::store::disk::parent;
 use crate::store::{Db, DbOptions, Disk, Identity, Log, LogOptions, Recovered, StoreError, frame};
 use crate::wire::{self, Address};
@@ -54,14 +54,6 @@ pub struct Parts {
     pub disk: Arc<dyn Disk>,
 }
 
-/// File name of a snapshot that is being received, beside the database.
-#[must_use]
-pub fn incoming_path(db: &std::path::Path) -> PathBuf {
-    let mut name = db.as_os_str().to_owned();
-    name.push(".new");
-    PathBuf::from(name)
-}
-
 /// Opens the files of a node.
 ///
 /// # Errors
@@ -84,11 +76,8 @@ pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recover
     }
     let (mut log, mut recovered) = Log::open(disk.clone(), log, fresh.node, || fresh)?;
     let db = Db::open(disk.clone(), db, recovered.identity)?;
-    let incoming = incoming_path(&db_path);
     agree(&mut log, &mut recovered, &db, &log_dir)?;
-    if disk.list(&parent(&incoming))?.iter().any(|name| incoming.ends_with(name)) {
-        disk.remove(&incoming)?;
-    }
+    discard(&*disk, &unfinished(&db_path))?;
 
     let state = db.state();
     let mut base_membership = membership_of(&state.membership, &Membership::of(members.clone()));

@@ -22,8 +22,8 @@ use super::clock::Clock;
 use super::core::Core;
 use super::handle::{Mail, Status, Waiter};
 use super::measure::Measure;
-use super::work::{Answer, Event, Lane, Work};
-use crate::peers::{Peers, Way};
+use super::work::{Answer, Event, Work};
+use crate::peers::Peers;
 use crate::store::{CheckpointJob, StoreError, SyncJob};
 
 /// Mail taken in one turn.
@@ -196,12 +196,7 @@ impl Turns {
             drop(self.syncs.send(job));
         }
         for packet in work.packets.drain(..) {
-            let way = match packet.lane {
-                Lane::Control => Way::Control,
-                Lane::Bulk => Way::Bulk,
-                Lane::Vote => Way::Vote,
-            };
-            self.shell.peers.send(packet.to, way, packet.head, packet.frames);
+            self.shell.peers.send(packet.to, packet.way, packet.head, packet.frames);
         }
         for (waiter, answer) in work.answers.drain(..) {
             self.shell.measure.answered(&answer);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use crate::machine::Applied;
+use crate::peers::Way;
 use crate::raft::message::SnapshotMeta;
 use crate::raft::types::{LogId, NodeId, Term};
 use crate::store::{CheckpointDone, CheckpointJob, PinnedCheckpoint, SyncJob, Synced};
@@ -73,24 +74,13 @@ pub enum Answer {
     Installed(Option<LogId>),
 }
 
-/// Which connection a packet takes. Lanes keep heartbeats from waiting behind entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
-    /// Heartbeats, read rounds and all answers.
-    Control,
-    /// Entries.
-    Bulk,
-    /// Elections, one request each.
-    Vote,
-}
-
 /// A packet to send: its head, then the frames straight from the map.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     /// The receiver.
     pub to: NodeId,
     /// The way there.
-    pub lane: Lane,
+    pub way: Way,
     /// Encoded packet without the frames.
     pub head: Vec<u8>,
     /// The frames, verbatim from the log.

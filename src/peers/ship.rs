@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 
 use crate::raft::message::{Envelope, Message, SnapshotMeta};
 use crate::raft::types::{Index, LogId, NodeId, Term};
-use crate::store::disk::parent;
 use crate::store::{DbState, Disk, Identity, PinnedCheckpoint, Receiver, StoreError};
 use crate::wire::{self, Address};
 
@@ -154,16 +153,6 @@ impl Incoming {
 
     fn receiver(&mut self) -> Result<&mut Receiver, IncomingError> {
         if self.receiver.is_none() {
-            // What an attempt that broke off left behind.
-            if self
-                .disk
-                .list(&parent(&self.path))
-                .map_err(IncomingError::Store)?
-                .iter()
-                .any(|name| self.path.ends_with(name))
-            {
-                self.disk.remove(&self.path).map_err(IncomingError::Store)?;
-            }
             let identity = Identity {
                 cluster: self.us.cluster,
                 node: self.us.node,

@@ -298,7 +298,10 @@ fn create_file(disk: &dyn Disk, options: &DbOptions, identity: Identity) -> Resu
 }
 
 /// Removes a file that an interrupted run left behind.
-pub(super) fn discard(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+///
+/// # Errors
+/// `Io`.
+pub fn discard(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
     if Db::exists(disk, path)? { disk.remove(path) } else { Ok(()) }
 }
 

@@ -33,8 +33,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use mmapd::machine::{Applied, Command, Conditions, Tags};
 use mmapd::node::{
-    Answer, Arrived, Core, CoreOptions, Event, Now, OpenOptions, Outgoing, Shipment, Work,
-    incoming_path, open,
+    Answer, Arrived, Core, CoreOptions, Event, Now, OpenOptions, Outgoing, Shipment, Work, open,
 };
 use mmapd::raft;
 use mmapd::raft::config::Planted;

@@ -59,7 +59,7 @@ impl Sim {
 
     /// Looks at what a node says before it is sent: true after a vote.
     pub(super) fn watch(&mut self, node: usize, packet: &Outgoing) -> bool {
-        if packet.lane == mmapd::node::Lane::Bulk {
+        if packet.way == mmapd::peers::Way::Bulk {
             return false;
         }
         let us = Address { cluster: 7, node: packet.to, incarnation: 0 };

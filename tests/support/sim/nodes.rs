@@ -195,7 +195,7 @@ impl Sim {
         for _ in 0..copies {
             let extra = if self.chaos { faults.delay_us } else { 500 };
             // Rival candidates in one term need requests that take their time.
-            let vote = packet.lane == mmapd::node::Lane::Vote && self.chaos;
+            let vote = packet.way == mmapd::peers::Way::Vote && self.chaos;
             let extra = if vote { extra.max(15_000) } else { extra };
             let delay = 100 + self.rng.below(extra);
             self.later(delay, Happening::Deliver { node: to, bytes: bytes.clone() });
@@ -231,7 +231,7 @@ impl Sim {
             self.nodes[node].disk.stop_after(ops);
         }
         let disk: Arc<dyn Disk> = Arc::new(self.nodes[node].disk.clone());
-        let path = incoming_path(&db_path());
+        let path = mmapd::store::db::unfinished(&db_path());
         drop(disk.remove(&path));
         let identity = Identity { cluster: 7, node: to, incarnation: 1 };
         let received = (|| {
