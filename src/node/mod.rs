@@ -2,7 +2,7 @@
 //! holds.
 //!
 //! `core` decides nothing about threads and `run` nothing else; [`open()`] makes the files
-//! agree before either starts. Start reading at `core.rs`.
+//! agree before either starts. Start reading at `core/mod.rs`.
 
 mod clock;
 mod core;

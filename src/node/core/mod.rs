@@ -18,23 +18,23 @@
 //!
 //! Left out: anything that waits. A job that takes time is handed to the shell.
 
+mod apply;
+mod files;
+mod replicate;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::open::Parts;
-use super::work::{Answer, Arrived, Event, Outgoing, Shipment, Work};
-use crate::machine;
-use crate::peers::Way;
+use super::work::{Answer, Arrived, Event, Work};
 use crate::raft::Raft;
 use crate::raft::message::{
-    Append, AppendSource, Effects, Envelope, Input, IoToken, Message, ReadOutcome, Refusal,
-    Replicate, SnapshotMeta,
+    Append, AppendSource, Effects, Input, IoToken, Message, ReadOutcome, Refusal, Replicate,
 };
-use crate::raft::progress::Progress;
 use crate::raft::types::{EntryKind, Index, LogId, NodeId};
-use crate::store::{Db, Disk, Log, LogReader, PendingInstall, Published, StoreError, frame};
+use crate::store::{Db, Disk, Log, LogReader, Published, StoreError, frame};
 use crate::wire::{self, Address};
 
 /// Entries applied in one turn before the others get theirs: keeps heartbeats flowing
@@ -388,257 +388,6 @@ impl<W> Core<W> {
             }
         }
         self.step_with(Input::Receive(envelope), &frames, &[], work)
-    }
-
-    /// Writes what is staged, unless a sync is running.
-    fn write(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
-        if self.syncing || !self.log.has_staged() {
-            return Ok(());
-        }
-        let before = self.log.written().index;
-        self.log.set_commit(self.commit);
-        if let Some(job) = self.log.write(self.io)? {
-            self.syncing = true;
-            self.log_bytes_since_checkpoint += job.bytes();
-            work.measured.batch_entries += self.log.written().index.0.saturating_sub(before.0);
-            work.sync = Some(job);
-        }
-        Ok(())
-    }
-
-    /// Sends the entries that followers were promised and that are written by now.
-    fn send_entries(&mut self, work: &mut Work<W>) {
-        if self.orders.is_empty() {
-            return;
-        }
-        let written = self.log.written().index;
-        let leads = self.raft.is_leader();
-        let mut orders = std::mem::take(&mut self.orders);
-        orders.retain(|order| {
-            if !leads || order.term != self.raft.term() {
-                return false; // decided by a leader that we no longer are
-            }
-            if order.upto > written {
-                return true;
-            }
-            self.send_range(order, work);
-            false
-        });
-        self.orders = orders;
-    }
-
-    fn send_range(&self, order: &Replicate, work: &mut Work<W>) {
-        let mut prev = order.prev;
-        loop {
-            let mut frames = Vec::new();
-            let mut last = prev.index;
-            if prev.index < order.upto {
-                let found =
-                    self.reader.frames(prev.index.next(), order.upto, self.options.batch_bytes);
-                // Compacted away meanwhile: the protocol learns it by `Compacted`.
-                let Some((slices, upto)) = found else { return };
-                (frames, last) = (slices, upto);
-            }
-            let message = Message::Append {
-                prev,
-                entries: crate::raft::message::EntryRun { last, ..Default::default() },
-                commit: order.commit,
-                read_seq: order.read_seq,
-            };
-            let envelope = Envelope { from: self.us.node, to: order.to, term: order.term, message };
-            let bytes = frames.iter().map(Bytes::len).sum();
-            let head = wire::encode(self.us, &envelope, bytes);
-            work.packets.push(Outgoing { to: order.to, way: Way::Bulk, head, frames });
-            if last >= order.upto {
-                return;
-            }
-            let Some(term) = self.reader.term_at(last) else { return };
-            prev = LogId { term, index: last };
-        }
-    }
-
-    fn outgoing(&self, envelope: &Envelope) -> Outgoing {
-        let way = match envelope.message {
-            Message::PreVote { .. }
-            | Message::PreVoteReply { .. }
-            | Message::Vote { .. }
-            | Message::VoteReply { .. }
-            | Message::TimeoutNow => Way::Vote,
-            Message::Append { .. } => Way::Bulk,
-            Message::Accepted { .. }
-            | Message::Rejected { .. }
-            | Message::Heartbeat { .. }
-            | Message::HeartbeatReply { .. }
-            | Message::ReadIndex { .. }
-            | Message::ReadIndexReply { .. } => Way::Control,
-        };
-        let head = wire::encode(self.us, envelope, 0);
-        Outgoing { to: envelope.to, way, head, frames: Vec::new() }
-    }
-
-    /// Applies what is committed and durable here, and answers whoever waited for it.
-    fn apply(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
-        let stop = Index(self.commit.0.min(self.applied.0 + APPLY_MAX));
-        while self.applied < stop {
-            let upto = Index(stop.0.min(self.applied.0 + APPLY_BATCH));
-            let outcomes = self.apply_batch(upto)?;
-            work.measured.applied += upto.0 - self.applied.0;
-            self.applied = upto;
-            for (id, applied) in outcomes {
-                self.answer(id, applied, work);
-            }
-            self.step(Input::Applied { index: upto }, work)?;
-        }
-        let applied = self.applied;
-        let ready = self.readable.extract_if(.., |(index, _)| *index <= applied);
-        work.answers.extend(ready.map(|(_, waiter)| (waiter, Answer::Readable)));
-        Ok(())
-    }
-
-    fn apply_batch(
-        &mut self,
-        upto: Index,
-    ) -> Result<Vec<(LogId, Option<machine::Applied>)>, StoreError> {
-        let mut outcomes = Vec::new();
-        let mut txn = self.db.begin();
-        for place in self.applied.0 + 1..=upto.0 {
-            let entry = self.reader.entry(Index(place)).ok_or_else(|| StoreError::Corrupt {
-                file: "the log".into(),
-                what: "entry",
-                offset: 0,
-                why: format!("entry {place} is committed and cannot be read"),
-            })?;
-            let id = entry.id;
-            let applied = match entry.kind {
-                EntryKind::Command => Some(machine::apply(&mut txn, &entry)?),
-                EntryKind::Config => {
-                    txn.state_mut().membership = entry.payload.to_vec();
-                    None
-                }
-                EntryKind::Noop | EntryKind::Expire | EntryKind::Check => None,
-            };
-            let state = txn.state_mut();
-            (state.applied, state.chain) = (id, entry.chain);
-            outcomes.push((id, applied));
-        }
-        txn.commit()?;
-        Ok(outcomes)
-    }
-
-    fn answer(&mut self, id: LogId, applied: Option<machine::Applied>, work: &mut Work<W>) {
-        while self.waiting.front().is_some_and(|first| first.id.index <= id.index) {
-            let waiting = self.waiting.pop_front().expect("just seen");
-            let answer = if waiting.id == id {
-                let latency = self.now.mono_us.saturating_sub(waiting.since_us);
-                work.measured.commit_latency_us.push(latency);
-                applied.clone().map_or(Answer::Unknown, Answer::Written)
-            } else {
-                // Another entry was committed in its place, so this one never will be.
-                Answer::NotLeader(self.raft.leader())
-            };
-            work.answers.push((waiting.waiter, answer));
-        }
-    }
-
-    fn checkpoint_when_due(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
-        let dirty = self.db.dirty_bytes();
-        let due = dirty >= self.options.checkpoint_dirty_bytes
-            || self.log_bytes_since_checkpoint >= self.options.checkpoint_log_bytes
-            || (dirty > 0 && self.ticks >= self.checkpoint_at_tick + self.options.checkpoint_ticks);
-        if !due || self.checkpointing || self.arrived.is_some() {
-            return Ok(());
-        }
-        self.checkpoint_at_tick = self.ticks;
-        self.log_bytes_since_checkpoint = 0;
-        if let Some(job) = self.db.begin_checkpoint()? {
-            self.checkpointing = true;
-            work.checkpoint = Some(job);
-        }
-        Ok(())
-    }
-
-    /// Drops log segments that neither a crash nor, within reason, a follower needs.
-    fn compact(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
-        if self.log.size_bytes() <= self.options.log_retain_bytes {
-            return Ok(());
-        }
-        let mut upto = self.db.log_needed_from().index;
-        if self.log.size_bytes() <= 4 * self.options.log_retain_bytes
-            && let Some(slowest) = self.slowest_active_match()
-        {
-            upto = upto.min(slowest);
-        }
-        if let Some(base) = self.log.compact(upto)? {
-            self.step(Input::Compacted { upto: base }, work)?;
-        }
-        Ok(())
-    }
-
-    fn ship(&mut self, to: NodeId, work: &mut Work<W>) -> Result<(), StoreError> {
-        let Some(pinned) = self.db.pin()? else {
-            return self.step(Input::SnapshotSent { to, installed: None }, work);
-        };
-        let state = pinned.state();
-        let membership = self.raft.membership_at(state.applied.index).clone();
-        let meta = SnapshotMeta { last: state.applied, membership };
-        work.snapshots.push(Shipment { to, term: self.raft.term(), meta, pinned });
-        Ok(())
-    }
-
-    /// Installs a received snapshot once no job is running: the log and the database change
-    /// together, and a crash in between is finished at the next start.
-    fn install_arrived(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
-        if self.syncing || self.checkpointing || self.log.has_staged() {
-            return Ok(());
-        }
-        let Some(arrived) = self.arrived.take() else { return Ok(()) };
-        let Arrived { waiter, from, term, meta, chain, path } = arrived;
-        self.effects.install = None;
-        let input = Input::SnapshotReceived { from, term, meta: meta.clone() };
-        self.step(input, work)?;
-        let Some(Some(meta)) = self.effects.install.take() else {
-            self.disk.remove(&path)?;
-            work.answers.push((waiter, Answer::Installed(None)));
-            return Ok(());
-        };
-        self.log.begin_install(PendingInstall { last: meta.last, chain })?;
-        self.db.install(&path)?;
-        if self.reader.term_at(meta.last.index) != Some(meta.last.term) {
-            self.log.reset(meta.last, chain)?;
-        }
-        self.log.end_install()?;
-        self.applied = meta.last.index;
-        self.commit = self.commit.max(self.applied);
-        self.time_ms = self.time_ms.max(self.db.state().time_ms);
-        work.measured.installed = true;
-        // The places that the snapshot jumped over may hold our proposals or not.
-        while self.waiting.front().is_some_and(|first| first.id.index <= meta.last.index) {
-            let jumped = self.waiting.pop_front().expect("just seen");
-            work.answers.push((jumped.waiter, Answer::Unknown));
-        }
-        work.answers.push((waiter, Answer::Installed(Some(meta.last))));
-        self.step(Input::SnapshotInstalled { meta }, work)
-    }
-
-    /// The voter that is best placed to lead when we stop.
-    fn most_caught_up(&self) -> Option<NodeId> {
-        let membership = self.raft.membership();
-        self.raft
-            .progress()
-            .filter(|(id, progress)| membership.is_voter(*id) && self.is_active(progress))
-            .max_by_key(|(_, progress)| progress.matched)
-            .map(|(id, _)| id)
-    }
-
-    /// How far the slowest follower is that still answers: entries after it will be asked
-    /// for soon.
-    fn slowest_active_match(&self) -> Option<Index> {
-        let active = self.raft.progress().filter(|(_, progress)| self.is_active(progress));
-        active.map(|(_, progress)| progress.matched).min()
-    }
-
-    fn is_active(&self, progress: &Progress) -> bool {
-        progress.silent_ticks < self.options.active_ticks
     }
 
     /// Notes in the files that this stop was asked for. Call it last, with no job running.

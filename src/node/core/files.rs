@@ -1,0 +1,112 @@
+//! What happens to the files beside appending: checkpoints, compaction of the log, snapshots
+//! that leave and that arrive.
+
+use super::Core;
+use crate::node::work::{Answer, Arrived, Shipment, Work};
+use crate::raft::message::{Input, SnapshotMeta};
+use crate::raft::progress::Progress;
+use crate::raft::types::{Index, NodeId};
+use crate::store::{PendingInstall, StoreError};
+
+impl<W> Core<W> {
+    pub(super) fn checkpoint_when_due(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        let dirty = self.db.dirty_bytes();
+        let due = dirty >= self.options.checkpoint_dirty_bytes
+            || self.log_bytes_since_checkpoint >= self.options.checkpoint_log_bytes
+            || (dirty > 0 && self.ticks >= self.checkpoint_at_tick + self.options.checkpoint_ticks);
+        if !due || self.checkpointing || self.arrived.is_some() {
+            return Ok(());
+        }
+        self.checkpoint_at_tick = self.ticks;
+        self.log_bytes_since_checkpoint = 0;
+        if let Some(job) = self.db.begin_checkpoint()? {
+            self.checkpointing = true;
+            work.checkpoint = Some(job);
+        }
+        Ok(())
+    }
+
+    /// Drops log segments that neither a crash nor, within reason, a follower needs.
+    pub(super) fn compact(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        if self.log.size_bytes() <= self.options.log_retain_bytes {
+            return Ok(());
+        }
+        let mut upto = self.db.log_needed_from().index;
+        if self.log.size_bytes() <= 4 * self.options.log_retain_bytes
+            && let Some(slowest) = self.slowest_active_match()
+        {
+            upto = upto.min(slowest);
+        }
+        if let Some(base) = self.log.compact(upto)? {
+            self.step(Input::Compacted { upto: base }, work)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn ship(&mut self, to: NodeId, work: &mut Work<W>) -> Result<(), StoreError> {
+        let Some(pinned) = self.db.pin()? else {
+            return self.step(Input::SnapshotSent { to, installed: None }, work);
+        };
+        let state = pinned.state();
+        let membership = self.raft.membership_at(state.applied.index).clone();
+        let meta = SnapshotMeta { last: state.applied, membership };
+        work.snapshots.push(Shipment { to, term: self.raft.term(), meta, pinned });
+        Ok(())
+    }
+
+    /// Installs a received snapshot once no job is running: the log and the database change
+    /// together, and a crash in between is finished at the next start.
+    pub(super) fn install_arrived(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        if self.syncing || self.checkpointing || self.log.has_staged() {
+            return Ok(());
+        }
+        let Some(arrived) = self.arrived.take() else { return Ok(()) };
+        let Arrived { waiter, from, term, meta, chain, path } = arrived;
+        self.effects.install = None;
+        let input = Input::SnapshotReceived { from, term, meta: meta.clone() };
+        self.step(input, work)?;
+        let Some(Some(meta)) = self.effects.install.take() else {
+            self.disk.remove(&path)?;
+            work.answers.push((waiter, Answer::Installed(None)));
+            return Ok(());
+        };
+        self.log.begin_install(PendingInstall { last: meta.last, chain })?;
+        self.db.install(&path)?;
+        if self.reader.term_at(meta.last.index) != Some(meta.last.term) {
+            self.log.reset(meta.last, chain)?;
+        }
+        self.log.end_install()?;
+        self.applied = meta.last.index;
+        self.commit = self.commit.max(self.applied);
+        self.time_ms = self.time_ms.max(self.db.state().time_ms);
+        work.measured.installed = true;
+        // The places that the snapshot jumped over may hold our proposals or not.
+        while self.waiting.front().is_some_and(|first| first.id.index <= meta.last.index) {
+            let jumped = self.waiting.pop_front().expect("just seen");
+            work.answers.push((jumped.waiter, Answer::Unknown));
+        }
+        work.answers.push((waiter, Answer::Installed(Some(meta.last))));
+        self.step(Input::SnapshotInstalled { meta }, work)
+    }
+
+    /// The voter that is best placed to lead when we stop.
+    pub(super) fn most_caught_up(&self) -> Option<NodeId> {
+        let membership = self.raft.membership();
+        self.raft
+            .progress()
+            .filter(|(id, progress)| membership.is_voter(*id) && self.is_active(progress))
+            .max_by_key(|(_, progress)| progress.matched)
+            .map(|(id, _)| id)
+    }
+
+    /// How far the slowest follower is that still answers: entries after it will be asked
+    /// for soon.
+    fn slowest_active_match(&self) -> Option<Index> {
+        let active = self.raft.progress().filter(|(_, progress)| self.is_active(progress));
+        active.map(|(_, progress)| progress.matched).min()
+    }
+
+    fn is_active(&self, progress: &Progress) -> bool {
+        progress.silent_ticks < self.options.active_ticks
+    }
+}
