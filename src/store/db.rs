@@ -56,6 +56,23 @@ pub struct DbOptions {
     pub quota: u64,
     /// The file grows by multiples of this.
     pub grow_step: u64,
+    /// When the file gets shorter.
+    pub shrink: Shrink,
+}
+
+/// How much must be free at the end of a file before it is cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Shrink {
+    /// At least so many bytes, and
+    pub least: u64,
+    /// at least this part of the file: 4 for a quarter.
+    pub part: u64,
+}
+
+impl Default for Shrink {
+    fn default() -> Self {
+        Self { least: 64 << 20, part: 4 }
+    }
 }
 
 /// A checkpoint that must not be overwritten.
@@ -68,8 +85,8 @@ pub(super) struct Kept {
 /// The database. One thread owns it; readers have [`Published`].
 #[derive(Debug)]
 pub struct Db {
-    disk: Arc<dyn Disk>,
-    options: DbOptions,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) options: DbOptions,
     identity: Identity,
     published: Published,
     pub(super) current: Arc<Snapshot>,
@@ -323,10 +340,7 @@ impl Db {
                     .ok_or_else(|| corrupt(&options.path.display().to_string(), 0, "vanished"))?
             }
         };
-        let published = |snapshot: &Arc<Snapshot>| Published {
-            newest: Arc::new(RwLock::new(Arc::clone(snapshot))),
-        };
-        Ok(Self::assemble(disk, options, identity, opened, 0, published))
+        Ok(Self::assemble(disk, options, identity, opened))
     }
 
     fn assemble(
@@ -334,8 +348,6 @@ impl Db {
         options: DbOptions,
         identity: Identity,
         opened: Opened,
-        generation: u64,
-        published: impl FnOnce(&Arc<Snapshot>) -> Published,
     ) -> Self {
         let Opened { writer, durable, previous } = opened;
         let map = Arc::clone(writer.map());
@@ -347,7 +359,7 @@ impl Db {
         let kept = [Some(&durable), previous.as_ref()];
         space.keep(kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect());
         let current = Arc::new(Snapshot::at(&map, meta));
-        let published = published(&current);
+        let published = Published { newest: Arc::new(RwLock::new(Arc::clone(&current))) };
         Self {
             disk,
             options,
@@ -363,7 +375,7 @@ impl Db {
             bitmap: meta.bitmap,
             durable,
             previous,
-            generation,
+            generation: 0,
         }
     }
 
@@ -440,16 +452,17 @@ impl Db {
         let (disk, options) = (Arc::clone(&self.disk), self.options.clone());
         let absent = || corrupt(&from.display().to_string(), 0, "there is no such database");
         drop(open_file(&*disk, from, options.map_max, self.identity)?.ok_or_else(absent)?);
-        disk.rename(from, &options.path)?;
-        disk.sync_dir(&parent(&options.path))?;
+        self.rename_over(from)?;
         let opened = open_file(&*disk, &options.path, options.map_max, self.identity)?;
         let opened = opened.ok_or_else(absent)?;
-        let (published, generation) = (self.published.clone(), self.generation + 1);
-        *self = Self::assemble(disk, options, self.identity, opened, generation, |snapshot| {
-            published.set(Arc::clone(snapshot));
-            published
-        });
+        self.become_other(Self::assemble(disk, options, self.identity, opened));
         Ok(())
+    }
+
+    /// Lets readers who know `published` find this database from now on.
+    pub(super) fn publish_as(&mut self, published: Published) {
+        published.set(Arc::clone(&self.current));
+        self.published = published;
     }
 
     /// Plants a bug for the crash tests: pages of durable checkpoints are given out again.
