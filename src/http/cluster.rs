@@ -151,7 +151,9 @@ impl Edge {
     fn alarms(&self) -> Vec<String> {
         let live = self.handle.status().db_live_bytes;
         let full = live >= self.config.storage.quota;
-        full.then(|| "quota".to_owned()).into_iter().collect()
+        let mut alarms = self.handle.status().alarms.clone();
+        alarms.extend(full.then(|| "quota".to_owned()));
+        alarms
     }
 }
 

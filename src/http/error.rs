@@ -67,6 +67,10 @@ pub(super) enum ApiError {
         /// Bytes used.
         actual: u64,
     },
+    /// The disk is full.
+    NoSpace(&'static str),
+    /// Something else is under way that excludes this.
+    Conflict(&'static str),
     /// A page of the database is damaged.
     Damaged(String),
 }
@@ -151,6 +155,8 @@ impl ApiError {
             Self::QuotaExceeded { .. } => {
                 (StatusCode::INSUFFICIENT_STORAGE, "quota-exceeded", "Quota exceeded")
             }
+            Self::NoSpace(_) => (StatusCode::INSUFFICIENT_STORAGE, "no-space", "No space"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
             Self::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, "damaged", "Damaged data"),
         }
     }
@@ -177,7 +183,10 @@ impl ApiError {
             }
             Self::TooLarge { limit, .. } => format!("the body may have at most {limit} bytes"),
             Self::Overloaded => "too many requests are in flight on this node".into(),
-            Self::NoLeader(detail) | Self::OutcomeUnknown(detail) => (*detail).into(),
+            Self::NoLeader(detail)
+            | Self::OutcomeUnknown(detail)
+            | Self::NoSpace(detail)
+            | Self::Conflict(detail) => (*detail).into(),
             Self::QuotaExceeded { limit, actual } => {
                 format!("the database uses {actual} of {limit} bytes; reads and deletes still work")
             }
@@ -201,6 +210,8 @@ impl ApiError {
             | Self::NoLeader(_)
             | Self::Draining(_)
             | Self::OutcomeUnknown(_)
+            | Self::NoSpace(_)
+            | Self::Conflict(_)
             | Self::Damaged(_) => (None, None),
         }
     }

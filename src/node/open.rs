@@ -19,6 +19,7 @@ use crate::raft::Raft;
 use crate::raft::config::{Config, Restored};
 use crate::raft::message::EntryRun;
 use crate::raft::types::{EntryKind, LogId, Membership, NodeId};
+use crate::store::compact::compacting;
 use crate::store::db::{discard, unfinished};
 use crate::store::disk::parent;
 use crate::store::{Db, DbOptions, Disk, Identity, Log, LogOptions, Recovered, StoreError, frame};
@@ -78,6 +79,7 @@ pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recover
     let db = Db::open(disk.clone(), db, recovered.identity)?;
     agree(&mut log, &mut recovered, &db, &log_dir)?;
     discard(&*disk, &unfinished(&db_path))?;
+    discard(&*disk, &compacting(&db_path))?;
 
     let state = db.state();
     let mut base_membership = membership_of(&state.membership, &Membership::of(members.clone()));

@@ -155,7 +155,7 @@ impl CheckpointJob {
     /// # Errors
     /// `Io` or `Corrupt`; then the process must end.
     pub fn run(self) -> Result<CheckpointDone, StoreError> {
-        self.write(&Unpaced)
+        self.run_at(&Unpaced)
     }
 
     /// Writes the checkpoint at a pace. `None`: the disk was full until the pace said to stop;
@@ -165,14 +165,18 @@ impl CheckpointJob {
     /// # Errors
     /// `Io` or `Corrupt`; then the process must end.
     pub fn run_paced(self, pace: &dyn Pace) -> Result<Option<CheckpointDone>, StoreError> {
-        match self.write(pace) {
+        match self.run_at(pace) {
             Ok(done) => Ok(Some(done)),
             Err(error) if is_no_space(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn write(self, pace: &dyn Pace) -> Result<CheckpointDone, StoreError> {
+    /// Writes the checkpoint at a pace, and fails when that does not wait for room.
+    ///
+    /// # Errors
+    /// As for [`CheckpointJob::run`].
+    pub fn run_at(self, pace: &dyn Pace) -> Result<CheckpointDone, StoreError> {
         let Self { snapshot, writer, dirty, bitmap, mut meta, pages_before, generation } = self;
         let mut out = Paced::new(writer, pace);
         out.grow(meta.pages)?;

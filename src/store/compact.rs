@@ -71,11 +71,11 @@ impl Db {
 
     /// Takes the place of the file with that of `new`, a compaction of this database that
     /// holds the same state. Snapshots and streams of the old file stay readable until they
-    /// are dropped.
+    /// are dropped. Returns what is left of the old database: dropping it may take a while.
     ///
     /// # Errors
     /// `Invalid` when the states differ, and `new` is gone then; `Io`.
-    pub fn adopt(&mut self, new: Self) -> Result<(), StoreError> {
+    pub fn adopt(&mut self, new: Self) -> Result<Self, StoreError> {
         if new.state() != self.state() {
             let file = new.options.path.display().to_string();
             let why = "the compacted database differs from the one it came from".to_owned();
@@ -83,8 +83,7 @@ impl Db {
         }
         self.rename_over(&new.options.path)?;
         new.map.set_name(self.options.path.display().to_string());
-        self.become_other(new);
-        Ok(())
+        Ok(self.become_other(new))
     }
 
     /// Gives the file `from` our name, durably.
@@ -94,11 +93,11 @@ impl Db {
     }
 
     /// Turns into `new`, whose file has our name by now; readers find it from here on.
-    pub(super) fn become_other(&mut self, mut new: Self) {
+    pub(super) fn become_other(&mut self, mut new: Self) -> Self {
         new.options = self.options.clone();
         new.generation = self.generation + 1;
         new.publish_as(self.published());
-        *self = new;
+        std::mem::replace(self, new)
     }
 }
 

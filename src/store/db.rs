@@ -455,7 +455,7 @@ impl Db {
         self.rename_over(from)?;
         let opened = open_file(&*disk, &options.path, options.map_max, self.identity)?;
         let opened = opened.ok_or_else(absent)?;
-        self.become_other(Self::assemble(disk, options, self.identity, opened));
+        drop(self.become_other(Self::assemble(disk, options, self.identity, opened)));
         Ok(())
     }
 

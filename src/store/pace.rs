@@ -54,6 +54,26 @@ impl Pace for Unpaced {
     }
 }
 
+/// Another pace, but for room: work that takes space itself does not wait for it.
+#[derive(Debug)]
+pub struct Impatient<'a>(pub &'a dyn Pace);
+
+impl Pace for Impatient<'_> {
+    fn rest(&self, took: Duration) {
+        self.0.rest(took);
+    }
+
+    fn wait_for_room(&self) -> bool {
+        false
+    }
+
+    fn has_room(&self) {}
+
+    fn is_ending(&self) -> bool {
+        self.0.is_ending()
+    }
+}
+
 /// A [`FileWriter`] that writes at a pace.
 #[derive(Debug)]
 pub(super) struct Paced<'a> {

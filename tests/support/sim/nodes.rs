@@ -21,6 +21,7 @@ impl Sim {
                 map_max: 32 << 20,
                 quota: u64::MAX,
                 grow_step: 256 << 10,
+                shrink: Shrink { least: 512 << 10, part: 4 },
             },
             raft,
         };
@@ -156,6 +157,10 @@ impl Sim {
         if let Some(job) = work.checkpoint {
             let took = 1_000 + self.rng.below(30_000);
             self.later(took, Happening::Checkpoint { node, life, job });
+        }
+        if let Some(job) = work.compaction {
+            let took = 1_000 + self.rng.below(400_000);
+            self.later(took, Happening::Compaction { node, life, job });
         }
         for shipment in work.snapshots {
             let to = usize::try_from(shipment.to.0 - 1).expect("small");
