@@ -94,9 +94,14 @@ impl Db {
             page = self.space.take(pages).ok_or_else(full)?;
         }
         let writer = self.writer.take().expect("one checkpoint at a time");
-        // Never readable through the map, and kept by the durable checkpoint.
-        self.space.untake(old.page, old.pages);
         self.bitmap = BitmapRun { page, pages, crc: 0 };
+        if self.bitmap_in_place && old.pages == pages {
+            self.space.untake(page, pages);
+            self.bitmap.page = old.page;
+        } else {
+            // Never readable through the map, and kept by the durable checkpoint.
+            self.space.untake(old.page, old.pages);
+        }
         let bitmap = Arc::new(self.space.live().clone());
         let kept = [Some(&self.durable), self.previous.as_ref()];
         let kept = kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap));

@@ -33,8 +33,8 @@ use super::scan::Scan;
 use super::space::Bitmap;
 use super::tree::corrupt;
 
-/// Bytes of cells and offsets after which a page is closed: changes that follow shall not
-/// split it at once.
+/// Bytes of cells and offsets from which on a page takes no more: changes that follow shall
+/// not split it at once.
 const FILL: usize = ROOM * 9 / 10;
 
 /// Where a database is written anew, before it takes the place of `path`.
@@ -166,7 +166,7 @@ impl Open {
     }
 
     fn takes(&self, cell: &[u8]) -> bool {
-        self.cells.is_empty() || self.used + cell.len() + 2 <= FILL
+        self.used < FILL && self.used + cell.len() + 2 <= ROOM
     }
 
     fn push(&mut self, cell: Vec<u8>) {
@@ -364,15 +364,17 @@ impl<'a> NewFile<'a> {
         end.max(SLOTS[1] + 1).next_multiple_of(self.step).min(capacity)
     }
 
-    /// Writes the bitmap, then, when all else is durable, the meta page.
+    /// Writes the bitmap, then, when all else is durable, the meta page, into both slots:
+    /// the loss of one must cost nothing.
     fn finish(
         &mut self,
         identity: Identity,
         roots: [Root; ROOTS],
         snapshot: &Snapshot,
     ) -> Result<(), StoreError> {
-        // One page more than the pages so far need: it has to cover itself.
-        let pages = (self.next + SLOTS[1]).div_ceil(PAGE as u64 * 8) + 1;
+        // It has to cover itself, and a hole before it.
+        let (bits, others) = (PAGE as u64 * 8, self.next + SLOTS[1]);
+        let pages = others.div_ceil(bits - 1);
         let page = self.take(pages)?;
         let bytes = self.used.to_bytes(pages);
         let bitmap = BitmapRun { page, pages, crc: crc32c::crc32c(&bytes) };
@@ -382,8 +384,10 @@ impl<'a> NewFile<'a> {
         self.out.write(page, &bytes)?;
         self.out.sync(pages)?;
         let state = snapshot.state().clone();
-        let meta = Meta { seq: self.seq, identity, pages, bitmap, roots, state };
-        self.out.write(meta.slot(), &meta.encode())?;
-        self.out.writer.sync(meta.slot() * PAGE as u64, PAGE as u64)
+        for seq in [self.seq, self.seq + 1] {
+            let meta = Meta { seq, identity, pages, bitmap, roots, state: state.clone() };
+            self.out.write(meta.slot(), &meta.encode())?;
+        }
+        self.out.writer.sync(0, (SLOTS[1] + 1) * PAGE as u64)
     }
 }

@@ -105,6 +105,8 @@ pub struct Db {
     pub(super) bitmap: BitmapRun,
     /// Tells a checkpoint of this file from one of a file that was replaced.
     pub(super) generation: u64,
+    /// A planted bug.
+    pub(super) bitmap_in_place: bool,
 }
 
 /// Where the newest snapshot is found; clone it freely.
@@ -376,6 +378,7 @@ impl Db {
             durable,
             previous,
             generation: 0,
+            bitmap_in_place: false,
         }
     }
 
@@ -469,6 +472,13 @@ impl Db {
     #[doc(hidden)]
     pub fn plant_reuse(&mut self, reckless: bool) {
         self.space.plant_reuse(reckless);
+    }
+
+    /// Plants a bug for the crash tests: the bitmap of a checkpoint is written over the one of
+    /// the checkpoint before.
+    #[doc(hidden)]
+    pub fn plant_bitmap_in_place(&mut self) {
+        self.bitmap_in_place = true;
     }
 
     /// Publishes the newest state once more, under a pin that sees only what is there now.
