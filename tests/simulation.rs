@@ -99,6 +99,7 @@ fn hostile(seed: u64) -> Plan {
     plan.faults.biased = 200;
     plan.faults.every_us = 200_000;
     plan.long_downs = false;
+    plan.rot = false;
     plan.chaos_us = 10_000_000;
     plan
 }

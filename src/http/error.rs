@@ -69,6 +69,8 @@ pub(super) enum ApiError {
     },
     /// A page of the database is damaged.
     Damaged(String),
+    /// The database of this node is being made anew.
+    Rebuilding,
 }
 
 /// Did a failed write happen?
@@ -152,6 +154,7 @@ impl ApiError {
                 (StatusCode::INSUFFICIENT_STORAGE, "quota-exceeded", "Quota exceeded")
             }
             Self::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, "damaged", "Damaged data"),
+            Self::Rebuilding => (StatusCode::SERVICE_UNAVAILABLE, "rebuilding", "Rebuilding"),
         }
     }
 
@@ -176,6 +179,7 @@ impl ApiError {
                 format!("the first line and the headers may have at most {limit} bytes")
             }
             Self::TooLarge { limit, .. } => format!("the body may have at most {limit} bytes"),
+            Self::Rebuilding => "this node's database was damaged and is being made anew".into(),
             Self::Overloaded => "too many requests are in flight on this node".into(),
             Self::NoLeader(detail) | Self::OutcomeUnknown(detail) => (*detail).into(),
             Self::QuotaExceeded { limit, actual } => {
@@ -201,7 +205,8 @@ impl ApiError {
             | Self::NoLeader(_)
             | Self::Draining(_)
             | Self::OutcomeUnknown(_)
-            | Self::Damaged(_) => (None, None),
+            | Self::Damaged(_)
+            | Self::Rebuilding => (None, None),
         }
     }
 }
@@ -210,7 +215,22 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code, title) = self.parts();
         let (limit, actual) = self.numbers();
-        let retryable = matches!(self, Self::Overloaded | Self::NoLeader(_) | Self::Draining(_));
+        let retryable = match &self {
+            Self::Overloaded | Self::NoLeader(_) | Self::Draining(_) | Self::Rebuilding => true,
+            Self::BadRequest(_)
+            | Self::NotFound(_)
+            | Self::MethodNotAllowed
+            | Self::TooSlow
+            | Self::PreconditionFailed { .. }
+            | Self::KeyTooLarge { .. }
+            | Self::HeadTooLarge { .. }
+            | Self::TooLarge { .. }
+            | Self::Misdirected(_)
+            | Self::Unprocessable(_)
+            | Self::OutcomeUnknown(_)
+            | Self::QuotaExceeded { .. }
+            | Self::Damaged(_) => false,
+        };
         let current_etag =
             if let Self::PreconditionFailed { current } = &self { current.map(etag) } else { None };
         let unknown = matches!(self, Self::OutcomeUnknown(_));
@@ -268,6 +288,7 @@ impl From<ReadError> for ApiError {
             ReadError::NoLeader => Self::NoLeader("no leader could be reached in time"),
             ReadError::Draining => Self::Draining("this node is shutting down".into()),
             ReadError::Overloaded => Self::Overloaded,
+            ReadError::Rebuilding => Self::Rebuilding,
             ReadError::TimedOut => Self::NoLeader("the leader could not confirm the read in time"),
         }
     }

@@ -66,6 +66,9 @@ pub enum ReadError {
     /// Not confirmed before the deadline.
     #[error("the read was not confirmed in time")]
     TimedOut,
+    /// This node's database was damaged and is being made anew.
+    #[error("this node's database was damaged and is being made anew")]
+    Rebuilding,
 }
 
 /// What a node is in the current term.
@@ -286,7 +289,8 @@ impl Handle {
         timeout: Duration,
     ) -> Result<View, ReadError> {
         if consistency == Consistency::Stale {
-            return Ok(self.stale_view());
+            let withheld = self.shared.published.is_withheld();
+            return if withheld { Err(ReadError::Rebuilding) } else { Ok(self.stale_view()) };
         }
         let deadline = Instant::now() + timeout;
         let mut status = self.shared.status.clone();

@@ -108,7 +108,13 @@ pub(super) fn start(
         let clock = Clock::new();
         for job in checkpoint_queue {
             let start = clock.now().mono_us;
-            let done = Mail::Event(Event::Checkpointed(job.run()?));
+            let done = match job.run() {
+                Ok(done) => Event::Checkpointed(done),
+                // What it reads was read before, and may be had from others.
+                Err(error @ StoreError::Corrupt { .. }) => Event::CheckpointFailed(error),
+                Err(error) => return Err(error),
+            };
+            let done = Mail::Event(done);
             measure.checkpoint(clock.now().mono_us - start);
             if outbox.blocking_send(done).is_err() {
                 break;

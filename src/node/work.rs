@@ -8,7 +8,7 @@ use crate::machine::Applied;
 use crate::peers::Way;
 use crate::raft::message::SnapshotMeta;
 use crate::raft::types::{LogId, NodeId, Term};
-use crate::store::{CheckpointDone, CheckpointJob, PinnedCheckpoint, SyncJob, Synced};
+use crate::store::{CheckpointDone, CheckpointJob, PinnedCheckpoint, StoreError, SyncJob, Synced};
 use crate::wire::Packet;
 
 /// Everything that can happen to a node. `W` is whatever the shell needs to answer a
@@ -34,6 +34,8 @@ pub enum Event<W> {
     SnapshotArrived(Arrived<W>),
     /// Sending a snapshot ended; with the last entry it held if it was installed.
     SnapshotSent(NodeId, Option<LogId>),
+    /// A [`CheckpointJob`] found the database damaged.
+    CheckpointFailed(StoreError),
     /// Hand leadership to the most caught-up voter.
     StepDown,
 }
@@ -133,6 +135,12 @@ pub struct Measured {
     pub applied: u64,
     /// A snapshot was installed.
     pub installed: bool,
+    /// Damaged entries of the log that were repaired.
+    pub repaired: u64,
+    /// Comparisons that found a peer with another state.
+    pub digest_mismatches: u64,
+    /// Databases that were given up, and why.
+    pub lost_databases: Vec<String>,
 }
 
 impl<W> Default for Work<W> {

@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -254,6 +254,8 @@ pub struct PageMap {
     pieces: Box<[OnceLock<Piece>]>,
     pins: Mutex<Pins>,
     limbo: Mutex<VecDeque<Limbo>>,
+    /// Some reader found a page damaged.
+    suspect: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -307,12 +309,24 @@ impl PageMap {
             pieces: (0..pieces).map(|_| OnceLock::new()).collect(),
             pins: Mutex::default(),
             limbo: Mutex::default(),
+            suspect: AtomicBool::new(false),
         };
         for page in in_file {
             assert!(map.backed(page, 1), "a page beyond the end of the file");
             map.slot_for_writing(page).store(FILE, Ordering::Release);
         }
         FileWriter { map: Arc::new(map) }
+    }
+
+    /// A reader found a page damaged: whoever owns the file should know.
+    pub fn suspect(&self) {
+        self.suspect.store(true, Ordering::Release);
+    }
+
+    /// Did any reader find a page damaged?
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Acquire)
     }
 
     /// Pages that fit the reserved address space.

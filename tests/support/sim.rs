@@ -39,6 +39,7 @@ use mmapd::raft;
 use mmapd::raft::config::Planted;
 use mmapd::raft::message::{Envelope, Message};
 use mmapd::raft::types::{Index, LogId, NodeId};
+use mmapd::store::disk::FileKind;
 use mmapd::store::simdisk::{Rng, SimDisk};
 use mmapd::store::{
     CheckpointJob, DbOptions, Disk, Identity, LogOptions, Receiver, StoreError, SyncJob,
@@ -91,6 +92,8 @@ pub(crate) struct Plan {
     pub(crate) failing_syncs: bool,
     /// Nodes stay down for seconds, so that the log they need is gone.
     pub(crate) long_downs: bool,
+    /// Disks of a minority lose or change what was durable.
+    pub(crate) rot: bool,
 }
 
 /// Which promise of a disk is empty.
@@ -128,6 +131,7 @@ impl Plan {
             lies: None,
             failing_syncs: rng.below(3) == 0,
             long_downs: tiny,
+            rot: rng.below(2) == 0,
         }
     }
 }
@@ -156,6 +160,12 @@ pub(crate) struct Report {
     pub(crate) cut_tails: u64,
     pub(crate) checkpoints: u64,
     pub(crate) failed_syncs: u64,
+    /// Disks that were damaged; entries and databases that were had again; logs that lost
+    /// entries without a name.
+    pub(crate) rotten: u64,
+    pub(crate) repaired: u64,
+    pub(crate) rebuilt: u64,
+    pub(crate) amnesias: u64,
     pub(crate) trace: u64,
 }
 
@@ -174,6 +184,10 @@ impl Report {
         self.cut_tails += other.cut_tails;
         self.checkpoints += other.checkpoints;
         self.failed_syncs += other.failed_syncs;
+        self.rotten += other.rotten;
+        self.repaired += other.repaired;
+        self.rebuilt += other.rebuilt;
+        self.amnesias += other.amnesias;
     }
 }
 
@@ -275,6 +289,8 @@ pub(crate) struct Sim {
     votes: BTreeMap<(NodeId, u64), NodeId>,
     quiet: bool,
     fresh: bool,
+    /// The node whose disk was damaged last, until it is whole again.
+    rotten: Option<usize>,
     wrong: Option<String>,
     /// Chain and digest by applied index.
     chains: BTreeMap<u64, u64>,
@@ -317,6 +333,7 @@ impl Sim {
             votes: BTreeMap::new(),
             quiet: false,
             fresh: false,
+            rotten: None,
             wrong: None,
             chains: BTreeMap::new(),
             digests: BTreeMap::new(),

@@ -65,7 +65,8 @@ impl Sim {
         let us = Address { cluster: 7, node: packet.to, incarnation: 0 };
         let mut bytes = BytesMut::from(&packet.head[..]);
         let Ok(Some(packet)) = wire::decode(us, &mut bytes) else { return false };
-        let Envelope { from, to, term, message } = packet.envelope;
+        let wire::Content::Protocol(envelope) = packet.content else { return false };
+        let Envelope { from, to, term, message } = envelope;
         let vote = match message {
             Message::VoteReply { granted: true } => to,
             Message::Vote { .. } => from,

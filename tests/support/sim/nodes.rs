@@ -28,6 +28,11 @@ impl Sim {
         let parts = match open(disk, options) {
             Ok((parts, recovered)) => {
                 self.report.cut_tails += u64::from(recovered.cut.is_some());
+                self.report.rebuilt += u64::from(parts.lost.is_some());
+                if parts.log.amnesia().is_some() {
+                    self.report.amnesias += 1;
+                    it.acked = None; // it may have to be told anew
+                }
                 parts
             }
             // A crash point inside recovery: the next start has to cope.
@@ -43,6 +48,7 @@ impl Sim {
             checkpoint_ticks: 80,
             active_ticks: if self.plan.long_downs { 20 } else { 80 },
             log_retain_bytes: self.plan.retain_bytes,
+            digest_entries: 64,
         };
         if let Some((index, chain)) = it.acked
             && index >= parts.log.first().0
@@ -131,6 +137,11 @@ impl Sim {
             return self.failed(node, &error);
         }
         self.report.installed += u64::from(work.measured.installed);
+        self.report.repaired += work.measured.repaired;
+        self.report.rebuilt += work.measured.lost_databases.len() as u64;
+        if work.measured.digest_mismatches > 0 {
+            return Err(Violation(format!("{} found another state", self.nodes[node].id)));
+        }
         // Before anything of it is sent: what is sent is compared with what was seen.
         self.check(node)?;
         self.carry_out(node, work);
