@@ -42,7 +42,7 @@ use mmapd::raft::types::{Index, LogId, NodeId};
 use mmapd::store::disk::FileKind;
 use mmapd::store::simdisk::{Rng, SimDisk};
 use mmapd::store::{
-    CheckpointJob, DbOptions, Disk, Identity, LogOptions, Receiver, StoreError, SyncJob,
+    CheckpointJob, Db, DbOptions, Disk, Identity, LogOptions, Receiver, StoreError, SyncJob, Tree,
 };
 use mmapd::wire::{self, Address};
 
@@ -94,6 +94,8 @@ pub(crate) struct Plan {
     pub(crate) long_downs: bool,
     /// Disks of a minority lose or change what was durable.
     pub(crate) rot: bool,
+    /// Half-way the state of one node is changed behind its back.
+    pub(crate) diverge: bool,
 }
 
 /// Which promise of a disk is empty.
@@ -132,6 +134,7 @@ impl Plan {
             failing_syncs: rng.below(3) == 0,
             long_downs: tiny,
             rot: rng.below(2) == 0,
+            diverge: false,
         }
     }
 }
@@ -214,6 +217,7 @@ enum Happening {
     Restart { node: usize, life: u64 },
     Resume { node: usize },
     Fault,
+    Diverge { node: usize },
     Crash { node: usize, life: u64 },
     Heal { cut: u64 },
 }
@@ -291,6 +295,8 @@ pub(crate) struct Sim {
     fresh: bool,
     /// The node whose disk was damaged last, until it is whole again.
     rotten: Option<usize>,
+    /// The node whose state was changed, until it notices.
+    diverged: Option<usize>,
     wrong: Option<String>,
     /// Chain and digest by applied index.
     chains: BTreeMap<u64, u64>,
@@ -334,6 +340,7 @@ impl Sim {
             quiet: false,
             fresh: false,
             rotten: None,
+            diverged: None,
             wrong: None,
             chains: BTreeMap::new(),
             digests: BTreeMap::new(),
@@ -344,6 +351,10 @@ impl Sim {
             sim.later(100_000 + 1000 * client as u64, Happening::Client { client });
         }
         sim.later(2_000_000, Happening::Fault);
+        if sim.plan.diverge {
+            let node = pick(&mut sim.rng, sim.plan.nodes);
+            sim.later(sim.plan.chaos_us / 2, Happening::Diverge { node });
+        }
         sim
     }
 
@@ -467,6 +478,7 @@ impl Sim {
                 Ok(())
             }
             Happening::Resume { node } => self.resume(node),
+            Happening::Diverge { node } => self.diverge(node),
             Happening::Fault => self.fault(),
             Happening::Crash { node, life } => {
                 if self.chaos && self.lives(node, life) {

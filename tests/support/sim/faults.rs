@@ -83,7 +83,7 @@ impl Sim {
         let failed = |error| Violation(format!("a simulated disk: {error}"));
         let mut files: Vec<PathBuf> = Vec::new();
         for name in disk.list("/log".as_ref()).map_err(failed)? {
-            if name.ends_with(".seg") || name == "hard.state" {
+            if name == "hard.state" {
                 files.push(PathBuf::from("/log").join(name));
             }
         }
@@ -114,6 +114,26 @@ impl Sim {
             };
             disk.damage(file, at, &new);
         }
+        Ok(())
+    }
+
+    /// Somebody changes the database of a node that is down, without a trace in its checksums.
+    pub(super) fn diverge(&mut self, node: usize) -> Result<(), Violation> {
+        if self.nodes[node].core.is_some() {
+            self.crash(node)?;
+        }
+        let it = &self.nodes[node];
+        let options = super::nodes::db_options();
+        let identity = Identity { cluster: 7, node: it.id, incarnation: 1 };
+        let changed = Db::open(Arc::new(it.disk.clone()), options, identity).and_then(|mut db| {
+            let mut txn = db.begin();
+            txn.put(Tree::Meta, b"rogue", b"1")?;
+            txn.state_mut().digest ^= 1;
+            txn.commit()?;
+            db.begin_checkpoint()?.expect("something changed").run()
+        });
+        changed.map_err(|error| Violation(format!("a database was not changed: {error}")))?;
+        self.diverged = Some(node);
         Ok(())
     }
 
@@ -173,6 +193,10 @@ impl Sim {
             }
             if self.nodes[node].core.is_none() {
                 self.start(node)?;
+            }
+            // What no reader has touched is found by looking at everything.
+            if let Some(core) = &self.nodes[node].core {
+                drop(core.db().check());
             }
         }
         Ok(())

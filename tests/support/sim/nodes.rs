@@ -16,12 +16,7 @@ impl Sim {
             fresh: Identity { cluster: 7, node: it.id, incarnation: seed | 1 },
             members,
             log: LogOptions { dir: "/log".into(), segment_bytes: self.plan.segment_bytes },
-            db: DbOptions {
-                path: db_path(),
-                map_max: 32 << 20,
-                quota: u64::MAX,
-                grow_step: 256 << 10,
-            },
+            db: db_options(),
             raft,
         };
         let disk: Arc<dyn Disk> = Arc::new(it.disk.clone());
@@ -139,7 +134,10 @@ impl Sim {
         self.report.installed += u64::from(work.measured.installed);
         self.report.repaired += work.measured.repaired;
         self.report.rebuilt += work.measured.lost_databases.len() as u64;
-        if work.measured.digest_mismatches > 0 {
+        if self.diverged == Some(node) && !work.measured.lost_databases.is_empty() {
+            self.diverged = None;
+        }
+        if work.measured.digest_mismatches > 0 && !self.plan.diverge {
             return Err(Violation(format!("{} found another state", self.nodes[node].id)));
         }
         // Before anything of it is sent: what is sent is compared with what was seen.
@@ -286,6 +284,10 @@ impl Sim {
         }
         Ok(())
     }
+}
+
+pub(super) fn db_options() -> DbOptions {
+    DbOptions { path: db_path(), map_max: 32 << 20, quota: u64::MAX, grow_step: 256 << 10 }
 }
 
 pub(super) fn db_path() -> PathBuf {
