@@ -85,6 +85,7 @@ impl Node {
             tracing::warn!(%cut, "a torn tail of the log was cut off; nothing of it was acknowledged");
         }
         if let Some(lost) = &parts.lost {
+            metrics.lost_databases.increment(1);
             tracing::error!(%lost, "the database is damaged and is made anew");
         }
         let us = parts.us;
