@@ -53,6 +53,7 @@ fn database(dir: &Path) {
         map_max: 4 << 30,
         quota: 1 << 30,
         grow_step: 64 << 20,
+        shrink: mmapd::store::Shrink::default(),
     };
     let mut db = Db::open(Arc::new(LinuxDisk::new(None)), options.clone(), IDENTITY).unwrap();
     let mut model = BTreeMap::new();

@@ -78,6 +78,7 @@ fn no_seed_loses_an_acknowledged_write() {
     let rate = u128::from(seeds) * 1000 / start.elapsed().as_millis().max(1);
     println!("simulation: {seeds} seeds from 1, 0 violations, {rate} a second, {total:?}");
     let Report { operations, committed, crashes, restarts, installed, .. } = total;
+    assert!(total.compactions > seeds, "databases were compacted");
     let Report { checkpoints, cut_tails, failed_syncs, terms, .. } = total;
     assert!(operations > 1000 * seeds / 4 && committed > 100 * seeds, "clients got work done");
     assert!(crashes > seeds && restarts > seeds && terms > seeds, "nodes stopped and started");

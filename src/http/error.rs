@@ -67,6 +67,10 @@ pub(super) enum ApiError {
         /// Bytes used.
         actual: u64,
     },
+    /// The disk is full.
+    NoSpace(&'static str),
+    /// Something else is under way that excludes this.
+    Conflict(&'static str),
     /// A page of the database is damaged.
     Damaged(String),
     /// The database of this node is being made anew.
@@ -153,6 +157,8 @@ impl ApiError {
             Self::QuotaExceeded { .. } => {
                 (StatusCode::INSUFFICIENT_STORAGE, "quota-exceeded", "Quota exceeded")
             }
+            Self::NoSpace(_) => (StatusCode::INSUFFICIENT_STORAGE, "no-space", "No space"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
             Self::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, "damaged", "Damaged data"),
             Self::Rebuilding => (StatusCode::SERVICE_UNAVAILABLE, "rebuilding", "Rebuilding"),
         }
@@ -181,7 +187,10 @@ impl ApiError {
             Self::TooLarge { limit, .. } => format!("the body may have at most {limit} bytes"),
             Self::Rebuilding => "this node's database was damaged and is being made anew".into(),
             Self::Overloaded => "too many requests are in flight on this node".into(),
-            Self::NoLeader(detail) | Self::OutcomeUnknown(detail) => (*detail).into(),
+            Self::NoLeader(detail)
+            | Self::OutcomeUnknown(detail)
+            | Self::NoSpace(detail)
+            | Self::Conflict(detail) => (*detail).into(),
             Self::QuotaExceeded { limit, actual } => {
                 format!("the database uses {actual} of {limit} bytes; reads and deletes still work")
             }
@@ -205,6 +214,8 @@ impl ApiError {
             | Self::NoLeader(_)
             | Self::Draining(_)
             | Self::OutcomeUnknown(_)
+            | Self::NoSpace(_)
+            | Self::Conflict(_)
             | Self::Damaged(_)
             | Self::Rebuilding => (None, None),
         }
@@ -229,6 +240,8 @@ impl IntoResponse for ApiError {
             | Self::Unprocessable(_)
             | Self::OutcomeUnknown(_)
             | Self::QuotaExceeded { .. }
+            | Self::NoSpace(_)
+            | Self::Conflict(_)
             | Self::Damaged(_) => false,
         };
         let current_etag =

@@ -1,9 +1,11 @@
 use super::*;
 
 /// The names promised to operators, with a type each.
-const PROMISED: [(&str, &str); 39] = [
+const PROMISED: [(&str, &str); 41] = [
     ("mmapd_build_info", "gauge"),
     ("mmapd_db_checkpoint_duration_seconds", "histogram"),
+    ("mmapd_db_compaction_duration_seconds", "histogram"),
+    ("mmapd_db_compactions_total", "counter"),
     ("mmapd_db_digest_mismatches_total", "counter"),
     ("mmapd_db_live_bytes", "gauge"),
     ("mmapd_db_lost_total", "counter"),

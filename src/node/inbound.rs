@@ -139,7 +139,8 @@ impl Handle {
             | Answer::Overloaded
             | Answer::Unknown
             | Answer::Readable
-            | Answer::NotReadable(_) => {
+            | Answer::NotReadable(_)
+            | Answer::Compacted(_) => {
                 Err(PeerError::Unavailable("the snapshot is older than what this node has".into()))
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::handle::{MemberStatus, RoleName, Status};
-use super::work::{Answer, Measured};
+use super::work::{Answer, Measured, NotCompacted};
 use crate::metrics::{self, Metrics, PeerMetrics};
 use crate::peers::Lost;
 use crate::raft::types::NodeId;
@@ -92,6 +92,10 @@ impl Measure {
         if measured.installed {
             metrics.snapshots_received.increment(1);
         }
+        if let Some(micros) = measured.compaction_us {
+            let took = Duration::from_micros(micros).as_secs_f64();
+            metrics.db_compaction_duration.record(took);
+        }
         metrics.repaired_entries.increment(measured.repaired);
         metrics.digest_mismatches.increment(measured.digest_mismatches);
         for why in &measured.lost_databases {
@@ -141,6 +145,20 @@ impl Measure {
                 self.metrics.proposals_refused.increment(1);
             }
             Answer::Unknown => self.metrics.proposals_unknown.increment(1),
+            Answer::Compacted(Ok(done)) => {
+                self.metrics.db_compactions_done.increment(1);
+                tracing::info!(
+                    before_bytes = done.before_bytes,
+                    after_bytes = done.after_bytes,
+                    revision = done.revision,
+                    "the database was compacted"
+                );
+            }
+            Answer::Compacted(Err(NotCompacted::Busy)) => {}
+            Answer::Compacted(Err(why)) => {
+                self.metrics.db_compactions_failed.increment(1);
+                tracing::error!(?why, "the database was not compacted; its file is as it was");
+            }
             Answer::Readable | Answer::NotReadable(_) | Answer::Installed(_) => {}
         }
     }

@@ -10,6 +10,7 @@ mod handle;
 mod inbound;
 mod measure;
 mod open;
+mod pace;
 mod run;
 mod work;
 
@@ -19,14 +20,16 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, watch};
 
-pub use self::core::{Core, CoreOptions, Now};
+pub use self::core::{CompactionDone, CompactionJob, Core, CoreOptions, Now};
 pub use handle::{
-    Consistency, FORWARDED_MAX, Handle, MemberStatus, PeerError, ReadError, RoleName, Status,
-    WriteError,
+    CompactError, Consistency, FORWARDED_MAX, Handle, MemberStatus, PeerError, ReadError, RoleName,
+    Status, WriteError,
 };
 pub use open::{OpenOptions, Parts, node_ids, open};
 pub use run::Fatal;
-pub use work::{Answer, Arrived, Event, Measured, Outgoing, Shipment, Work};
+pub use work::{
+    Answer, Arrived, Compacted, Event, Garbage, Measured, NotCompacted, Outgoing, Shipment, Work,
+};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -35,7 +38,7 @@ use crate::raft;
 use crate::raft::types::NodeId;
 use crate::store::db::unfinished;
 use crate::store::disk::{LinuxDisk, parent};
-use crate::store::{DbOptions, Disk, Identity, LogOptions, StoreError, resident_bytes};
+use crate::store::{DbOptions, Disk, Identity, LogOptions, Shrink, StoreError, resident_bytes};
 use handle::{Mail, Shared};
 use measure::{FileWatch, Losses, Measure};
 
@@ -135,6 +138,7 @@ impl Node {
             peers,
             runtime,
             measure,
+            pace: Arc::new(pace::DiskPace::new()),
             fatal: fatal_sender,
         };
         let thread = run::start(core, shell)?;
@@ -252,6 +256,7 @@ fn open_options(config: &Config) -> OpenOptions {
             // The edge refuses puts over the quota; an entry that is committed is applied.
             quota: u64::MAX,
             grow_step: DB_GROW,
+            shrink: Shrink::default(),
         },
         raft,
     }

@@ -23,6 +23,7 @@ use crate::raft::Raft;
 use crate::raft::config::{Config, Restored};
 use crate::raft::message::EntryRun;
 use crate::raft::types::{EntryKind, Index, LogId, Membership, NodeId};
+use crate::store::compact::compacting;
 use crate::store::db::{discard, quarantine_file, unfinished};
 use crate::store::disk::parent;
 use crate::store::{
@@ -87,6 +88,7 @@ pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recover
     let (db, lost) = open_db(&disk, db, &recovered, alone)?;
     agree(&mut log, &mut recovered, &db, &log_dir, alone)?;
     discard(&*disk, &unfinished(&db_path))?;
+    discard(&*disk, &compacting(&db_path))?;
 
     let state = db.state();
     let mut base_membership = membership_of(&state.membership, &Membership::of(members.clone()));

@@ -196,6 +196,7 @@ fn damaged(error: StoreError) -> IncomingError {
         error @ (StoreError::Full { .. }
         | StoreError::Locked { .. }
         | StoreError::Invalid { .. }
+        | StoreError::Ended
         | StoreError::Io { .. }) => IncomingError::Store(error),
     }
 }

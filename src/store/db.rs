@@ -57,6 +57,23 @@ pub struct DbOptions {
     pub quota: u64,
     /// The file grows by multiples of this.
     pub grow_step: u64,
+    /// When the file gets shorter.
+    pub shrink: Shrink,
+}
+
+/// How much must be free at the end of a file before it is cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Shrink {
+    /// At least so many bytes, and
+    pub least: u64,
+    /// at least this part of the file: 4 for a quarter.
+    pub part: u64,
+}
+
+impl Default for Shrink {
+    fn default() -> Self {
+        Self { least: 64 << 20, part: 4 }
+    }
 }
 
 /// A checkpoint that must not be overwritten.
@@ -69,8 +86,8 @@ pub(super) struct Kept {
 /// The database. One thread owns it; readers have [`Published`].
 #[derive(Debug)]
 pub struct Db {
-    disk: Arc<dyn Disk>,
-    options: DbOptions,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) options: DbOptions,
     identity: Identity,
     published: Published,
     pub(super) current: Arc<Snapshot>,
@@ -356,11 +373,7 @@ impl Db {
                     .ok_or_else(|| corrupt(&options.path.display().to_string(), 0, "vanished"))?
             }
         };
-        let published = |snapshot: &Arc<Snapshot>| Published {
-            newest: Arc::new(RwLock::new(Arc::clone(snapshot))),
-            withheld: Arc::new(AtomicBool::new(false)),
-        };
-        Ok(Self::assemble(disk, options, identity, opened, 0, published))
+        Ok(Self::assemble(disk, options, identity, opened))
     }
 
     fn assemble(
@@ -368,8 +381,6 @@ impl Db {
         options: DbOptions,
         identity: Identity,
         opened: Opened,
-        generation: u64,
-        published: impl FnOnce(&Arc<Snapshot>) -> Published,
     ) -> Self {
         let Opened { writer, durable, previous } = opened;
         let map = Arc::clone(writer.map());
@@ -381,7 +392,10 @@ impl Db {
         let kept = [Some(&durable), previous.as_ref()];
         space.keep(kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect());
         let current = Arc::new(Snapshot::at(&map, meta));
-        let published = published(&current);
+        let published = Published {
+            newest: Arc::new(RwLock::new(Arc::clone(&current))),
+            withheld: Arc::new(AtomicBool::new(false)),
+        };
         Self {
             disk,
             options,
@@ -397,7 +411,7 @@ impl Db {
             bitmap: meta.bitmap,
             durable,
             previous,
-            generation,
+            generation: 0,
         }
     }
 
@@ -480,8 +494,7 @@ impl Db {
         let absent = || corrupt(&from.display().to_string(), 0, "there is no such database");
         let map_max = self.options.map_max;
         drop(open_file(&*self.disk, from, map_max, self.identity)?.ok_or_else(absent)?);
-        self.disk.rename(from, &self.options.path)?;
-        self.disk.sync_dir(&parent(&self.options.path))?;
+        self.rename_over(from)?;
         self.reopen()
     }
 
@@ -503,12 +516,14 @@ impl Db {
         let absent = || corrupt(&options.path.display().to_string(), 0, "vanished");
         let opened = open_file(&*disk, &options.path, options.map_max, self.identity)?;
         let opened = opened.ok_or_else(absent)?;
-        let (published, generation) = (self.published.clone(), self.generation + 1);
-        *self = Self::assemble(disk, options, self.identity, opened, generation, |snapshot| {
-            published.set(Arc::clone(snapshot));
-            published
-        });
+        drop(self.become_other(Self::assemble(disk, options, self.identity, opened)));
         Ok(())
+    }
+
+    /// Lets readers who know `published` find this database from now on.
+    pub(super) fn publish_as(&mut self, published: Published) {
+        published.set(Arc::clone(&self.current));
+        self.published = published;
     }
 
     /// Plants a bug for the crash tests: pages of durable checkpoints are given out again.

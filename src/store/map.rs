@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::disk::{Region, grow_with_zeros};
-use super::error::StoreError;
+use super::error::{StoreError, is_no_space};
 
 /// A reserved range of addresses over a file, or over nothing for the simulated disk. Its
 /// bytes are reached through the types of this module only.
@@ -247,11 +247,16 @@ struct Heap {
 /// newest pin: pins older than that may hold slices of the page, later ones cannot find it
 /// any more. Only when the older ones are gone does [`PageMap::reclaim`] free the heap
 /// memory and allow the file page to be written.
+///
+/// The file is cut ([`FileWriter::shrink`]) only behind the last page that is in it or that
+/// a pin may still hold a slice of: no slice ever points behind the end of the file.
 #[derive(Debug)]
 pub struct PageMap {
     region: Box<dyn Region>,
     memory: Arc<Memory>,
     pieces: Box<[OnceLock<Piece>]>,
+    /// The name that the file was given later.
+    renamed: OnceLock<String>,
     pins: Mutex<Pins>,
     limbo: Mutex<VecDeque<Limbo>>,
     /// Some reader found a page damaged.
@@ -307,6 +312,7 @@ impl PageMap {
             region,
             memory,
             pieces: (0..pieces).map(|_| OnceLock::new()).collect(),
+            renamed: OnceLock::new(),
             pins: Mutex::default(),
             limbo: Mutex::default(),
             suspect: AtomicBool::new(false),
@@ -444,7 +450,32 @@ impl PageMap {
     /// File name, for messages.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.region.name()
+        self.renamed.get().map_or_else(|| self.region.name(), String::as_str)
+    }
+
+    /// The name that the file has from now on; only the first one counts.
+    pub(super) fn set_name(&self, name: String) {
+        let _ = self.renamed.set(name);
+    }
+
+    /// Is no page from `page` on in the file, nor can it still be read there?
+    fn is_clear_from(&self, page: u64) -> bool {
+        let first = usize::try_from(page).expect("page fits memory");
+        let mut slots =
+            self.pieces.iter().enumerate().skip(first / PIECE).flat_map(|(at, piece)| {
+                let skip = first.saturating_sub(at * PIECE);
+                piece.get().into_iter().flatten().skip(skip)
+            });
+        let clear = slots.all(|slot| {
+            let slot = slot.load(Ordering::Acquire);
+            slot != FILE && slot != VERIFIED && slot != LIMBO_FILE
+        });
+        let mut limbo = lock(&self.limbo);
+        clear
+            && limbo.iter_mut().all(|entry| {
+                let in_file = entry.heap.get_mut().is_null();
+                !in_file || entry.page + entry.pages <= page
+            })
     }
 
     /// Length of the file in bytes.
@@ -540,9 +571,10 @@ impl Pin {
         let start = map.memory.raw.as_ptr().wrapping_add(at);
         // SAFETY:
         // - In bounds and backed: slots become FILE in `PageMap::open` and
-        //   `FileWriter::settle` only, which check the file's length and the reserve; nobody
-        //   shortens the file (`set_len` is not called on a region inside a `PageMap`, other
-        //   processes are kept out by the lock on the directory). `self` holds the map.
+        //   `FileWriter::settle` only, which check the file's length and the reserve; only
+        //   `FileWriter` shortens the file, and only where no slot is FILE or LIMBO_FILE
+        //   (`shrink`) or ever was (`grow`), so no slice points there; other processes are
+        //   kept out by the lock on the directory. `self` holds the map.
         // - Not written meanwhile: only `FileWriter::write` writes, and only pages that are
         //   neither in the file nor in LIMBO_FILE. These pages were FILE when they were
         //   looked at, and leave that state by `hide` only, to LIMBO_FILE, which they leave
@@ -628,15 +660,38 @@ impl FileWriter {
         true
     }
 
-    /// Makes the file at least `len` bytes long, durably.
+    /// Makes the file at least `len` bytes long, durably. When the disk has no room, it is
+    /// as long as before: nothing behind the old end was ever in the file.
+    ///
+    /// # Errors
+    /// `Io`; then the process must end, unless [`is_no_space`] is true of it.
+    pub fn grow(&mut self, len: u64) -> Result<(), StoreError> {
+        let region = &*self.map.region;
+        let old = region.len();
+        if old >= len {
+            return Ok(());
+        }
+        let grown = grow_with_zeros(region, len);
+        if grown.as_ref().is_err_and(is_no_space) {
+            region.set_len(old)?;
+        }
+        grown
+    }
+
+    /// Cuts the file to `pages` pages. `false`: it is not longer, or something behind them
+    /// is in the file or may still be borrowed from it, and nothing was done.
     ///
     /// # Errors
     /// `Io`; then the process must end.
-    pub fn grow(&mut self, len: u64) -> Result<(), StoreError> {
-        if self.map.region.len() < len {
-            grow_with_zeros(&*self.map.region, len)?;
+    pub fn shrink(&mut self, pages: u64) -> Result<bool, StoreError> {
+        let len = pages * PAGE as u64;
+        // Only this type puts a page into the file, so what is clear now stays clear until
+        // the file is cut: `&mut self`. Pages on the heap do not care how long it is.
+        let cut = self.map.region.len() > len && self.map.is_clear_from(pages);
+        if cut {
+            self.map.region.set_len(len)?;
         }
-        Ok(())
+        Ok(cut)
     }
 
     /// Makes the written bytes of a range durable: one `msync`.

@@ -33,7 +33,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use mmapd::machine::{Applied, Command, Conditions, Tags};
 use mmapd::node::{
-    Answer, Arrived, Core, CoreOptions, Event, Now, OpenOptions, Outgoing, Shipment, Work, open,
+    Answer, Arrived, CompactionJob, Core, CoreOptions, Event, NotCompacted, Now, OpenOptions,
+    Outgoing, Shipment, Work, open,
 };
 use mmapd::raft;
 use mmapd::raft::config::Planted;
@@ -42,7 +43,8 @@ use mmapd::raft::types::{Index, LogId, NodeId};
 use mmapd::store::disk::FileKind;
 use mmapd::store::simdisk::{Rng, SimDisk};
 use mmapd::store::{
-    CheckpointJob, Db, DbOptions, Disk, Identity, LogOptions, Receiver, StoreError, SyncJob, Tree,
+    CheckpointJob, Db, DbOptions, Disk, Identity, LogOptions, Receiver, Shrink, StoreError,
+    SyncJob, Tree, Unpaced,
 };
 use mmapd::wire::{self, Address};
 
@@ -162,6 +164,8 @@ pub(crate) struct Report {
     pub(crate) restarts: u64,
     pub(crate) cut_tails: u64,
     pub(crate) checkpoints: u64,
+    /// Compactions whose file took the place of the old one.
+    pub(crate) compactions: u64,
     pub(crate) failed_syncs: u64,
     /// Disks that were damaged; entries and databases that were had again; logs that lost
     /// entries without a name.
@@ -186,6 +190,7 @@ impl Report {
         self.restarts += other.restarts;
         self.cut_tails += other.cut_tails;
         self.checkpoints += other.checkpoints;
+        self.compactions += other.compactions;
         self.failed_syncs += other.failed_syncs;
         self.rotten += other.rotten;
         self.repaired += other.repaired;
@@ -203,6 +208,8 @@ enum Wait {
     Fresh,
     /// A sender of a snapshot.
     Sender { node: usize, life: u64, to: NodeId },
+    /// An operator who asked for a compaction.
+    Operator,
 }
 
 enum Happening {
@@ -210,6 +217,7 @@ enum Happening {
     Deliver { node: usize, bytes: Vec<u8> },
     Sync { node: usize, life: u64, job: SyncJob },
     Checkpoint { node: usize, life: u64, job: CheckpointJob },
+    Compaction { node: usize, life: u64, job: CompactionJob },
     Snapshot { node: usize, from: usize, from_life: u64, shipment: Shipment },
     SnapshotSent { node: usize, life: u64, to: NodeId, installed: Option<LogId> },
     Client { client: usize },
@@ -408,6 +416,7 @@ impl Sim {
             | Happening::Deliver { node, .. }
             | Happening::Sync { node, .. }
             | Happening::Checkpoint { node, .. }
+            | Happening::Compaction { node, .. }
             | Happening::Snapshot { node, .. }
             | Happening::SnapshotSent { node, .. } => Some(*node),
             _ => None,
@@ -423,6 +432,11 @@ impl Sim {
                 if self.lives(node, life) {
                     self.later(TICK_US, Happening::Tick { node, life });
                     self.event(node, Event::Tick)?;
+                }
+                // About every two seconds; a disk that lies may not be asked to be the copy.
+                let lives = self.lives(node, life) && self.plan.lies.is_none();
+                if lives && self.rng.below(80) == 0 {
+                    self.event(node, Event::Compact(Wait::Operator))?;
                 }
                 Ok(())
             }
@@ -452,6 +466,20 @@ impl Sim {
                 self.report.checkpoints += 1;
                 match job.run() {
                     Ok(done) => self.event(node, Event::Checkpointed(done)),
+                    Err(error) => self.failed(node, &error),
+                }
+            }
+            Happening::Compaction { node, life, job } => {
+                if !self.lives(node, life) {
+                    return Ok(());
+                }
+                if self.chaos && self.rng.below(1000) < 2 * self.plan.faults.biased {
+                    // Somewhere between the first page and the directory's sync.
+                    let ops = self.nodes[node].disk.op_count() + self.rng.below(30);
+                    self.nodes[node].disk.stop_after(ops);
+                }
+                match job.run(&Unpaced) {
+                    Ok(done) => self.event(node, Event::Compacted(done)),
                     Err(error) => self.failed(node, &error),
                 }
             }

@@ -15,7 +15,8 @@ impl<W> Core<W> {
             || self.checkpoint_wanted
             || self.log_bytes_since_checkpoint >= self.options.checkpoint_log_bytes
             || (dirty > 0 && self.ticks >= self.checkpoint_at_tick + self.options.checkpoint_ticks);
-        if !due || self.checkpointing || self.arrived.is_some() || self.health.stateless {
+        let busy = self.checkpointing || self.checkpoints_ended || self.is_swapping();
+        if !due || busy || self.arrived.is_some() || self.health.stateless {
             return Ok(());
         }
         self.checkpoint_wanted = false;
@@ -34,6 +35,9 @@ impl<W> Core<W> {
             return Ok(());
         }
         let mut upto = self.db.log_needed_from().index;
+        if let Some(needed) = self.compaction_needs() {
+            upto = upto.min(needed);
+        }
         if self.log.size_bytes() <= 4 * self.options.log_retain_bytes
             && let Some(slowest) = self.slowest_active_match()
         {
@@ -79,6 +83,7 @@ impl<W> Core<W> {
         };
         self.log.begin_install(PendingInstall { last: meta.last, chain })?;
         self.db.install(&path)?;
+        self.supersede_compaction();
         if self.reader.term_at(meta.last.index) != Some(meta.last.term) {
             self.log.reset(meta.last, chain)?;
         }

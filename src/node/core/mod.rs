@@ -19,9 +19,12 @@
 //! Left out: anything that waits. A job that takes time is handed to the shell.
 
 mod apply;
+mod compact;
 mod files;
 mod health;
 mod replicate;
+
+pub use compact::{CompactionDone, CompactionJob};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -99,6 +102,9 @@ pub struct Core<W> {
     io: IoToken,
     syncing: bool,
     checkpointing: bool,
+    /// The disk was full until the node had to stop.
+    checkpoints_ended: bool,
+    compacting: Option<compact::Compacting<W>>,
     /// Committed and durable here.
     commit: Index,
     applied: Index,
@@ -155,6 +161,8 @@ impl<W> Core<W> {
             io: IoToken::default(),
             syncing: false,
             checkpointing: false,
+            checkpoints_ended: false,
+            compacting: None,
             commit: applied,
             applied,
             orders: Vec::new(),
@@ -242,6 +250,15 @@ impl<W> Core<W> {
                 self.db.finish_checkpoint(done)?;
                 self.compact(work)
             }
+            Event::CheckpointGivenUp => {
+                (self.checkpointing, self.checkpoints_ended) = (false, true);
+                Ok(())
+            }
+            Event::Compact(waiter) => {
+                self.begin_compaction(waiter, work);
+                Ok(())
+            }
+            Event::Compacted(done) => self.compacted(done, work),
             Event::Unreachable(peer) => self.step(Input::Unreachable { peer }, work),
             Event::SnapshotArrived(arrived) => {
                 if let Some(older) = self.arrived.replace(arrived) {
@@ -274,12 +291,13 @@ impl<W> Core<W> {
         self.write(work)?;
         self.send_entries(work);
         self.apply(work)?;
+        self.swap_compacted(work)?;
         self.checkpoint_when_due(work)?;
         // Applying may have let the protocol decide something that must be written.
         self.write(work)?;
         self.send_entries(work);
         self.heal(work)?;
-        work.again = self.can_apply();
+        work.again = self.can_apply() || (self.is_swapping() && !self.checkpointing);
         Ok(())
     }
 
@@ -438,6 +456,6 @@ impl<W> Core<W> {
 
     /// Is no job of ours running? Then [`Core::stop`] may be called.
     pub fn is_idle(&self) -> bool {
-        !self.syncing && !self.checkpointing
+        !self.syncing && !self.checkpointing && !self.is_copying()
     }
 }

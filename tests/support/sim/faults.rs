@@ -123,7 +123,7 @@ impl Sim {
             self.crash(node)?;
         }
         let it = &self.nodes[node];
-        let options = super::nodes::db_options();
+        let options = nodes::db_options();
         let identity = Identity { cluster: 7, node: it.id, incarnation: 1 };
         let changed = Db::open(Arc::new(it.disk.clone()), options, identity).and_then(|mut db| {
             let mut txn = db.begin();

@@ -166,6 +166,10 @@ impl Sim {
             let took = 1_000 + self.rng.below(30_000);
             self.later(took, Happening::Checkpoint { node, life, job });
         }
+        if let Some(job) = work.compaction {
+            let took = 1_000 + self.rng.below(400_000);
+            self.later(took, Happening::Compaction { node, life, job });
+        }
         for shipment in work.snapshots {
             let to = usize::try_from(shipment.to.0 - 1).expect("small");
             let what = Happening::Snapshot { node: to, from: node, from_life: life, shipment };
@@ -287,7 +291,13 @@ impl Sim {
 }
 
 pub(super) fn db_options() -> DbOptions {
-    DbOptions { path: db_path(), map_max: 32 << 20, quota: u64::MAX, grow_step: 256 << 10 }
+    DbOptions {
+        path: db_path(),
+        map_max: 32 << 20,
+        quota: u64::MAX,
+        grow_step: 256 << 10,
+        shrink: Shrink { least: 512 << 10, part: 4 },
+    }
 }
 
 pub(super) fn db_path() -> PathBuf {
