@@ -73,6 +73,7 @@ impl From<CompactError> for ApiError {
             CompactError::Refused(NotCompacted::NoSpace) => {
                 Self::NoSpace("the disk has no room for a second database file")
             }
+            CompactError::Refused(NotCompacted::Damaged(why)) => Self::Damaged(why),
             CompactError::Refused(NotCompacted::Differs) => Self::Damaged(
                 "the new file did not hold what the old one does, and was thrown away".into(),
             ),

@@ -73,6 +73,8 @@ pub(super) enum ApiError {
     Conflict(&'static str),
     /// A page of the database is damaged.
     Damaged(String),
+    /// The database of this node is being made anew.
+    Rebuilding,
 }
 
 /// Did a failed write happen?
@@ -158,6 +160,7 @@ impl ApiError {
             Self::NoSpace(_) => (StatusCode::INSUFFICIENT_STORAGE, "no-space", "No space"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
             Self::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, "damaged", "Damaged data"),
+            Self::Rebuilding => (StatusCode::SERVICE_UNAVAILABLE, "rebuilding", "Rebuilding"),
         }
     }
 
@@ -182,6 +185,7 @@ impl ApiError {
                 format!("the first line and the headers may have at most {limit} bytes")
             }
             Self::TooLarge { limit, .. } => format!("the body may have at most {limit} bytes"),
+            Self::Rebuilding => "this node's database was damaged and is being made anew".into(),
             Self::Overloaded => "too many requests are in flight on this node".into(),
             Self::NoLeader(detail)
             | Self::OutcomeUnknown(detail)
@@ -212,7 +216,8 @@ impl ApiError {
             | Self::OutcomeUnknown(_)
             | Self::NoSpace(_)
             | Self::Conflict(_)
-            | Self::Damaged(_) => (None, None),
+            | Self::Damaged(_)
+            | Self::Rebuilding => (None, None),
         }
     }
 }
@@ -221,7 +226,24 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code, title) = self.parts();
         let (limit, actual) = self.numbers();
-        let retryable = matches!(self, Self::Overloaded | Self::NoLeader(_) | Self::Draining(_));
+        let retryable = match &self {
+            Self::Overloaded | Self::NoLeader(_) | Self::Draining(_) | Self::Rebuilding => true,
+            Self::BadRequest(_)
+            | Self::NotFound(_)
+            | Self::MethodNotAllowed
+            | Self::TooSlow
+            | Self::PreconditionFailed { .. }
+            | Self::KeyTooLarge { .. }
+            | Self::HeadTooLarge { .. }
+            | Self::TooLarge { .. }
+            | Self::Misdirected(_)
+            | Self::Unprocessable(_)
+            | Self::OutcomeUnknown(_)
+            | Self::QuotaExceeded { .. }
+            | Self::NoSpace(_)
+            | Self::Conflict(_)
+            | Self::Damaged(_) => false,
+        };
         let current_etag =
             if let Self::PreconditionFailed { current } = &self { current.map(etag) } else { None };
         let unknown = matches!(self, Self::OutcomeUnknown(_));
@@ -279,6 +301,7 @@ impl From<ReadError> for ApiError {
             ReadError::NoLeader => Self::NoLeader("no leader could be reached in time"),
             ReadError::Draining => Self::Draining("this node is shutting down".into()),
             ReadError::Overloaded => Self::Overloaded,
+            ReadError::Rebuilding => Self::Rebuilding,
             ReadError::TimedOut => Self::NoLeader("the leader could not confirm the read in time"),
         }
     }

@@ -118,6 +118,9 @@ pub struct Metrics {
     pub applied_entries: Counter,
     pub snapshots_sent: Counter,
     pub snapshots_received: Counter,
+    pub repaired_entries: Counter,
+    pub lost_databases: Counter,
+    pub digest_mismatches: Counter,
     pub log_file: FileMetrics,
     pub db_file: FileMetrics,
     pub log_batch_entries: Histogram,
@@ -316,6 +319,18 @@ impl Metrics {
             snapshots_received: counter(
                 "mmapd_raft_snapshots_received_total",
                 "Snapshots received and installed",
+            ),
+            repaired_entries: counter(
+                "mmapd_log_repaired_entries_total",
+                "Damaged entries of the log that were had again from a peer",
+            ),
+            lost_databases: counter(
+                "mmapd_db_lost_total",
+                "Damaged or diverged databases that were given up and made anew",
+            ),
+            digest_mismatches: counter(
+                "mmapd_db_digest_mismatches_total",
+                "Comparisons of the state with a peer that found another digest",
             ),
             log_file: FileMetrics::register(r, "log"),
             db_file: FileMetrics::register(r, "db"),

@@ -66,10 +66,13 @@ pub enum ReadError {
     /// Not confirmed before the deadline.
     #[error("the read was not confirmed in time")]
     TimedOut,
+    /// This node's database was damaged and is being made anew.
+    #[error("this node's database was damaged and is being made anew")]
+    Rebuilding,
 }
 
 /// Why the database was not compacted; it is as it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CompactError {
     /// The node says why.
     Refused(NotCompacted),
@@ -296,7 +299,8 @@ impl Handle {
         timeout: Duration,
     ) -> Result<View, ReadError> {
         if consistency == Consistency::Stale {
-            return Ok(self.stale_view());
+            let withheld = self.shared.published.is_withheld();
+            return if withheld { Err(ReadError::Rebuilding) } else { Ok(self.stale_view()) };
         }
         let deadline = Instant::now() + timeout;
         let mut status = self.shared.status.clone();

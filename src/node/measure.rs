@@ -96,6 +96,15 @@ impl Measure {
             let took = Duration::from_micros(micros).as_secs_f64();
             metrics.db_compaction_duration.record(took);
         }
+        metrics.repaired_entries.increment(measured.repaired);
+        metrics.digest_mismatches.increment(measured.digest_mismatches);
+        for why in &measured.lost_databases {
+            metrics.lost_databases.increment(1);
+            tracing::error!(%why, "the database is given up and made anew");
+        }
+        if measured.repaired > 0 {
+            tracing::warn!(entries = measured.repaired, "damaged entries of the log are repaired");
+        }
         if ticked {
             self.gauges(core);
         }
@@ -222,7 +231,7 @@ impl Measure {
             db_size_bytes: core.db().size_bytes(),
             db_live_bytes: core.db().live_bytes(),
             keys: snapshot.entries(crate::store::Tree::Kv),
-            alarms: Vec::new(),
+            alarms: core.alarms().into_iter().map(str::to_owned).collect(),
             caught_up,
             uptime_ms: now_us / 1000,
             members,

@@ -47,6 +47,8 @@ const INBOX: usize = 8192;
 /// A checkpoint is due when this much of the database has changed in memory.
 const DIRTY_MAX: u64 = 64 << 20;
 
+/// Nodes compare their states whenever this many entries more are applied.
+const DIGEST_ENTRIES: u64 = 4096;
 /// The database file grows by this much at a time.
 const DB_GROW: u64 = 16 << 20;
 /// How often the kernel is asked how much of the maps is in memory.
@@ -84,6 +86,10 @@ impl Node {
         let (parts, recovered) = open(disk.clone(), options)?;
         if let Some(cut) = &recovered.cut {
             tracing::warn!(%cut, "a torn tail of the log was cut off; nothing of it was acknowledged");
+        }
+        if let Some(lost) = &parts.lost {
+            metrics.lost_databases.increment(1);
+            tracing::error!(%lost, "the database is damaged and is made anew");
         }
         let us = parts.us;
         tracing::info!(
@@ -266,6 +272,7 @@ fn core_options(config: &Config) -> CoreOptions {
         checkpoint_ticks: u64::try_from(interval).unwrap_or(u64::MAX),
         active_ticks: 4 * config.raft.election_ticks(),
         log_retain_bytes: config.storage.log_retain,
+        digest_entries: DIGEST_ENTRIES,
     }
 }
 

@@ -112,10 +112,14 @@ pub(super) fn start(
         let clock = Clock::new();
         for job in checkpoint_queue {
             let start = clock.now().mono_us;
-            let done = job.run_paced(&*pace)?;
+            let done = match job.run_paced(&*pace) {
+                Ok(done) => done.map_or(Event::CheckpointGivenUp, Event::Checkpointed),
+                // What it reads was read before, and may be had from others.
+                Err(error @ StoreError::Corrupt { .. }) => Event::CheckpointFailed(error),
+                Err(error) => return Err(error),
+            };
             measure.checkpoint(clock.now().mono_us - start);
-            let event = done.map_or(Event::CheckpointGivenUp, Event::Checkpointed);
-            if outbox.blocking_send(Mail::Event(event)).is_err() {
+            if outbox.blocking_send(Mail::Event(done)).is_err() {
                 break;
             }
         }

@@ -9,7 +9,9 @@ use crate::machine::Applied;
 use crate::peers::Way;
 use crate::raft::message::SnapshotMeta;
 use crate::raft::types::{LogId, NodeId, Term};
-use crate::store::{CheckpointDone, CheckpointJob, Db, PinnedCheckpoint, SyncJob, Synced};
+use crate::store::{
+    CheckpointDone, CheckpointJob, Db, PinnedCheckpoint, StoreError, SyncJob, Synced,
+};
 use crate::wire::Packet;
 
 /// Everything that can happen to a node. `W` is whatever the shell needs to answer a
@@ -41,6 +43,8 @@ pub enum Event<W> {
     SnapshotArrived(Arrived<W>),
     /// Sending a snapshot ended; with the last entry it held if it was installed.
     SnapshotSent(NodeId, Option<LogId>),
+    /// A [`CheckpointJob`] found the database damaged.
+    CheckpointFailed(StoreError),
     /// Hand leadership to the most caught-up voter.
     StepDown,
 }
@@ -97,7 +101,7 @@ pub struct Compacted {
 }
 
 /// Why the database stayed as it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotCompacted {
     /// A compaction is under way already.
     Busy,
@@ -105,6 +109,8 @@ pub enum NotCompacted {
     NoSpace,
     /// A snapshot was installed meanwhile.
     Superseded,
+    /// The database is damaged; what is wrong with it.
+    Damaged(String),
     /// The new file did not hold the same state: a bug, so it was thrown away.
     Differs,
     /// The node stops.
@@ -181,6 +187,12 @@ pub struct Measured {
     pub applied: u64,
     /// A snapshot was installed.
     pub installed: bool,
+    /// Damaged entries of the log that were repaired.
+    pub repaired: u64,
+    /// Comparisons that found a peer with another state.
+    pub digest_mismatches: u64,
+    /// Databases that were given up, and why.
+    pub lost_databases: Vec<String>,
     /// Microseconds that a compaction took whose file is in place now.
     pub compaction_us: Option<u64>,
 }

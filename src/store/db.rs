@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Identity;
@@ -113,6 +114,7 @@ pub struct Db {
 #[derive(Clone, Debug)]
 pub struct Published {
     newest: Arc<RwLock<Arc<Snapshot>>>,
+    withheld: Arc<AtomicBool>,
 }
 
 impl Published {
@@ -120,6 +122,17 @@ impl Published {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.newest.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says that what is found here is no state to answer from: it is being made anew.
+    pub fn withhold(&self, withheld: bool) {
+        self.withheld.store(withheld, Ordering::Release);
+    }
+
+    /// Is it no state to answer from?
+    #[must_use]
+    pub fn is_withheld(&self) -> bool {
+        self.withheld.load(Ordering::Acquire)
     }
 
     fn set(&self, snapshot: Arc<Snapshot>) {
@@ -145,7 +158,7 @@ impl Source for Snapshot {
         };
         if !verified {
             if !View::new(bytes).is_intact(page, crc) {
-                return Err(corrupt(self.name(), page, "the checksum does not match"));
+                return Err(self.damaged(page));
             }
             self.pin.set_verified(page);
         }
@@ -158,7 +171,7 @@ impl Source for Snapshot {
         };
         if !verified {
             if crc32c::crc32c(bytes) != run.crc {
-                return Err(corrupt(self.name(), run.page, "the checksum does not match"));
+                return Err(self.damaged(run.page));
             }
             self.pin.set_verified(run.page);
         }
@@ -171,6 +184,11 @@ impl Source for Snapshot {
 }
 
 impl Snapshot {
+    fn damaged(&self, page: u64) -> StoreError {
+        self.pin.map().suspect();
+        corrupt(self.name(), page, "the checksum does not match")
+    }
+
     /// The state of a checkpoint whose pages are in the file.
     pub(super) fn at(map: &Arc<PageMap>, meta: &Meta) -> Self {
         Self { pin: map.pin(), roots: meta.roots, state: meta.state.clone() }
@@ -316,6 +334,21 @@ fn create_file(disk: &dyn Disk, options: &DbOptions, identity: Identity) -> Resu
     disk.sync_dir(&parent(&options.path))
 }
 
+/// Moves a damaged database into the directory `quarantine` beside it, for the operator to
+/// look at; one that was put there earlier is replaced.
+///
+/// # Errors
+/// `Io`.
+pub fn quarantine_file(disk: &dyn Disk, path: &Path) -> Result<PathBuf, StoreError> {
+    let dir = parent(path).join("quarantine");
+    disk.make_dir(&dir)?;
+    let to = dir.join(path.file_name().unwrap_or_default());
+    disk.rename(path, &to)?;
+    disk.sync_dir(&dir)?;
+    disk.sync_dir(&parent(path))?;
+    Ok(to)
+}
+
 /// Removes a file that an interrupted run left behind.
 ///
 /// # Errors
@@ -361,7 +394,10 @@ impl Db {
         let kept = [Some(&durable), previous.as_ref()];
         space.keep(kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect());
         let current = Arc::new(Snapshot::at(&map, meta));
-        let published = Published { newest: Arc::new(RwLock::new(Arc::clone(&current))) };
+        let published = Published {
+            newest: Arc::new(RwLock::new(Arc::clone(&current))),
+            withheld: Arc::new(AtomicBool::new(false)),
+        };
         Self {
             disk,
             options,
@@ -428,6 +464,12 @@ impl Db {
         self.dirty_pages * PAGE as u64
     }
 
+    /// Did any reader find a page damaged?
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.map.is_suspect()
+    }
+
     /// Length of the file.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
@@ -452,10 +494,29 @@ impl Db {
     /// # Errors
     /// As for [`Db::open`]; before the rename the old database is still in place.
     pub fn install(&mut self, from: &Path) -> Result<(), StoreError> {
-        let (disk, options) = (Arc::clone(&self.disk), self.options.clone());
         let absent = || corrupt(&from.display().to_string(), 0, "there is no such database");
-        drop(open_file(&*disk, from, options.map_max, self.identity)?.ok_or_else(absent)?);
+        let map_max = self.options.map_max;
+        drop(open_file(&*self.disk, from, map_max, self.identity)?.ok_or_else(absent)?);
         self.rename_over(from)?;
+        self.reopen()
+    }
+
+    /// Moves the damaged file away and goes on with an empty one; returns where it is kept.
+    /// Snapshots and streams of the old one stay readable until they are dropped.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn quarantine(&mut self) -> Result<PathBuf, StoreError> {
+        let kept_in = quarantine_file(&*self.disk, &self.options.path)?;
+        create_file(&*self.disk, &self.options, self.identity)?;
+        self.reopen()?;
+        Ok(kept_in)
+    }
+
+    /// Opens the file that has taken the place of ours.
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        let (disk, options) = (Arc::clone(&self.disk), self.options.clone());
+        let absent = || corrupt(&options.path.display().to_string(), 0, "vanished");
         let opened = open_file(&*disk, &options.path, options.map_max, self.identity)?;
         let opened = opened.ok_or_else(absent)?;
         drop(self.become_other(Self::assemble(disk, options, self.identity, opened)));

@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -259,6 +259,8 @@ pub struct PageMap {
     renamed: OnceLock<String>,
     pins: Mutex<Pins>,
     limbo: Mutex<VecDeque<Limbo>>,
+    /// Some reader found a page damaged.
+    suspect: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -313,12 +315,24 @@ impl PageMap {
             renamed: OnceLock::new(),
             pins: Mutex::default(),
             limbo: Mutex::default(),
+            suspect: AtomicBool::new(false),
         };
         for page in in_file {
             assert!(map.backed(page, 1), "a page beyond the end of the file");
             map.slot_for_writing(page).store(FILE, Ordering::Release);
         }
         FileWriter { map: Arc::new(map) }
+    }
+
+    /// A reader found a page damaged: whoever owns the file should know.
+    pub fn suspect(&self) {
+        self.suspect.store(true, Ordering::Release);
+    }
+
+    /// Did any reader find a page damaged?
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Acquire)
     }
 
     /// Pages that fit the reserved address space.

@@ -40,10 +40,11 @@ use mmapd::raft;
 use mmapd::raft::config::Planted;
 use mmapd::raft::message::{Envelope, Message};
 use mmapd::raft::types::{Index, LogId, NodeId};
+use mmapd::store::disk::FileKind;
 use mmapd::store::simdisk::{Rng, SimDisk};
 use mmapd::store::{
-    CheckpointJob, DbOptions, Disk, Identity, LogOptions, Receiver, Shrink, StoreError, SyncJob,
-    Unpaced,
+    CheckpointJob, Db, DbOptions, Disk, Identity, LogOptions, Receiver, Shrink, StoreError,
+    SyncJob, Tree, Unpaced,
 };
 use mmapd::wire::{self, Address};
 
@@ -93,6 +94,10 @@ pub(crate) struct Plan {
     pub(crate) failing_syncs: bool,
     /// Nodes stay down for seconds, so that the log they need is gone.
     pub(crate) long_downs: bool,
+    /// Disks of a minority lose or change what was durable.
+    pub(crate) rot: bool,
+    /// Half-way the state of one node is changed behind its back.
+    pub(crate) diverge: bool,
 }
 
 /// Which promise of a disk is empty.
@@ -130,6 +135,8 @@ impl Plan {
             lies: None,
             failing_syncs: rng.below(3) == 0,
             long_downs: tiny,
+            rot: rng.below(2) == 0,
+            diverge: false,
         }
     }
 }
@@ -160,6 +167,12 @@ pub(crate) struct Report {
     /// Compactions whose file took the place of the old one.
     pub(crate) compactions: u64,
     pub(crate) failed_syncs: u64,
+    /// Disks that were damaged; entries and databases that were had again; logs that lost
+    /// entries without a name.
+    pub(crate) rotten: u64,
+    pub(crate) repaired: u64,
+    pub(crate) rebuilt: u64,
+    pub(crate) amnesias: u64,
     pub(crate) trace: u64,
 }
 
@@ -179,6 +192,10 @@ impl Report {
         self.checkpoints += other.checkpoints;
         self.compactions += other.compactions;
         self.failed_syncs += other.failed_syncs;
+        self.rotten += other.rotten;
+        self.repaired += other.repaired;
+        self.rebuilt += other.rebuilt;
+        self.amnesias += other.amnesias;
     }
 }
 
@@ -208,6 +225,7 @@ enum Happening {
     Restart { node: usize, life: u64 },
     Resume { node: usize },
     Fault,
+    Diverge { node: usize },
     Crash { node: usize, life: u64 },
     Heal { cut: u64 },
 }
@@ -283,6 +301,10 @@ pub(crate) struct Sim {
     votes: BTreeMap<(NodeId, u64), NodeId>,
     quiet: bool,
     fresh: bool,
+    /// The node whose disk was damaged last, until it is whole again.
+    rotten: Option<usize>,
+    /// The node whose state was changed, until it notices.
+    diverged: Option<usize>,
     wrong: Option<String>,
     /// Chain and digest by applied index.
     chains: BTreeMap<u64, u64>,
@@ -325,6 +347,8 @@ impl Sim {
             votes: BTreeMap::new(),
             quiet: false,
             fresh: false,
+            rotten: None,
+            diverged: None,
             wrong: None,
             chains: BTreeMap::new(),
             digests: BTreeMap::new(),
@@ -335,6 +359,10 @@ impl Sim {
             sim.later(100_000 + 1000 * client as u64, Happening::Client { client });
         }
         sim.later(2_000_000, Happening::Fault);
+        if sim.plan.diverge {
+            let node = pick(&mut sim.rng, sim.plan.nodes);
+            sim.later(sim.plan.chaos_us / 2, Happening::Diverge { node });
+        }
         sim
     }
 
@@ -478,6 +506,7 @@ impl Sim {
                 Ok(())
             }
             Happening::Resume { node } => self.resume(node),
+            Happening::Diverge { node } => self.diverge(node),
             Happening::Fault => self.fault(),
             Happening::Crash { node, life } => {
                 if self.chaos && self.lives(node, life) {

@@ -52,23 +52,42 @@ pub(super) fn apply_batch(
 impl<W> Core<W> {
     /// Applies what is committed and durable here, and answers whoever waited for it.
     pub(super) fn apply(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
-        let stop = Index(self.commit.0.min(self.applied.0 + APPLY_MAX));
-        while self.applied < stop {
-            let upto = Index(stop.0.min(self.applied.0 + APPLY_BATCH));
-            let outcomes = apply_batch(&mut self.db, &self.reader, upto)?
-                .ok_or_else(|| unreadable(self.applied.next()))?;
+        let end = Index(self.applied.0 + APPLY_MAX);
+        while self.can_apply() && self.applied < end {
+            let upto = Index(self.applied.0 + APPLY_BATCH).min(end).min(self.commit);
+            let upto = upto.min(self.digest_place());
+            let upto = self.damaged_ahead().map_or(upto, |first| upto.min(first.prev()));
+            let outcomes = match apply_batch(&mut self.db, &self.reader, upto) {
+                Ok(outcomes) => outcomes.ok_or_else(|| unreadable(self.applied.next()))?,
+                Err(error @ StoreError::Corrupt { .. }) => return self.lose_database(error, work),
+                Err(error) => return Err(error),
+            };
             work.measured.applied += upto.0 - self.applied.0;
             self.applied = upto;
             for (id, applied) in outcomes {
                 self.answer(id, applied, work);
             }
-            self.step(Input::Applied { index: upto }, work)?;
+            // After the loss of a database it has been there before.
+            if upto > self.raft.applied() {
+                self.step(Input::Applied { index: upto }, work)?;
+            }
+            self.tell_digest(work)?;
+        }
+        if self.is_rebuilding() {
+            return Ok(());
         }
         self.tell_compaction();
         let applied = self.applied;
         let ready = self.readable.extract_if(.., |(index, _)| *index <= applied);
         work.answers.extend(ready.map(|(_, waiter)| (waiter, Answer::Readable)));
         Ok(())
+    }
+
+    /// Is there something that could be applied now?
+    pub(super) fn can_apply(&self) -> bool {
+        self.applied < self.commit
+            && !self.health.stateless
+            && self.damaged_ahead() != Some(self.applied.next())
     }
 
     fn answer(&mut self, id: LogId, applied: Option<machine::Applied>, work: &mut Work<W>) {

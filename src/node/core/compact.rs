@@ -68,6 +68,9 @@ impl CompactionJob {
             Err(StoreError::Ended) => Err(NotCompacted::Ended),
             Err(error) if is_no_space(&error) => Err(NotCompacted::NoSpace),
             Err(StoreError::Full { .. }) => Err(NotCompacted::NoSpace),
+            Err(error @ StoreError::Corrupt { .. }) => {
+                Err(NotCompacted::Damaged(error.to_string()))
+            }
             Err(error) => return Err(error),
         };
         if copy.is_err() {

@@ -125,7 +125,9 @@ impl Sim {
             Answer::Readable => {
                 let core = self.nodes[node].core.as_ref().expect("it answered");
                 let view = mmapd::machine::View::new(core.published().snapshot());
-                let found = view.get(&key).expect("the simulated disk is whole");
+                let Ok(found) = view.get(&key) else {
+                    return self.end(client, Some(Outcome::Failed)); // a damaged page
+                };
                 let read = found.map(|record| (record.mod_revision, record.value.to_vec()));
                 if let Some((revision, value)) = &read {
                     self.clients[client].seen.insert(key, (*revision, value.clone()));
