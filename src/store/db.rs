@@ -482,6 +482,12 @@ impl Db {
         self.space.live_pages() * PAGE as u64
     }
 
+    /// Counts how often another file took the place of this one's.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Whose database it is.
     #[must_use]
     pub fn identity(&self) -> Identity {
