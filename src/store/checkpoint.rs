@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use super::db::{Db, Kept, Snapshot};
 use super::error::{StoreError, is_no_space};
-use super::map::{FileWriter, PAGE};
+use super::map::{FileWriter, HeapPages, PAGE};
 use super::meta::{BitmapRun, Meta};
 use super::pace::{Pace, Paced, Unpaced, WRITE};
 use super::page::{self, View};
@@ -125,13 +125,14 @@ impl Db {
         }))
     }
 
-    /// Takes note of a checkpoint that is durable.
+    /// Takes note of a checkpoint that is durable. Returns the memory that its pages had on
+    /// the heap; dropping it takes a while.
     ///
     /// # Errors
     /// None today; the signature leaves room for it.
-    pub fn finish_checkpoint(&mut self, done: CheckpointDone) -> Result<(), StoreError> {
+    pub fn finish_checkpoint(&mut self, done: CheckpointDone) -> Result<HeapPages, StoreError> {
         if done.generation != self.generation {
-            return Ok(()); // of a file that was replaced meanwhile
+            return Ok(HeapPages::default()); // of a file that was replaced meanwhile
         }
         let CheckpointDone { mut writer, dirty, kept, .. } = done;
         for (page, pages) in dirty {
@@ -149,8 +150,7 @@ impl Db {
         // A new pin for the same state: the heap pages go when readers of the old one do,
         // and not only with the next batch.
         self.renew_pin();
-        self.reclaim();
-        Ok(())
+        Ok(self.reclaim())
     }
 }
 

@@ -37,6 +37,9 @@ use super::tree::corrupt;
 /// not split it at once.
 const FILL: usize = ROOM * 9 / 10;
 
+/// Bytes of the disk that a compaction leaves to others, at least when it begins.
+const SPARE: u64 = 64 << 20;
+
 /// Where a database is written anew, before it takes the place of `path`.
 #[must_use]
 pub fn compacting(path: &Path) -> PathBuf {
@@ -53,6 +56,7 @@ pub struct CompactJob {
     options: DbOptions,
     identity: Identity,
     seq: u64,
+    live_bytes: u64,
 }
 
 impl Db {
@@ -66,6 +70,7 @@ impl Db {
             options: DbOptions { path, ..self.options.clone() },
             identity: self.identity(),
             seq: self.durable.meta.seq + 1,
+            live_bytes: self.live_bytes(),
         }
     }
 
@@ -121,8 +126,14 @@ impl CompactJob {
     /// cases the unfinished file can be removed. `Corrupt` or other `Io`; then the process
     /// must end.
     pub fn run(self, pace: &dyn Pace) -> Result<Db, StoreError> {
-        let Self { snapshot, disk, options, identity, seq } = self;
+        let Self { snapshot, disk, options, identity, seq, live_bytes } = self;
         discard(&*disk, &options.path)?;
+        // The log and the old file need room meanwhile, more than the copy does.
+        let needed = live_bytes + live_bytes / 4 + SPARE;
+        if disk.free_bytes(&parent(&options.path)).is_some_and(|free| free < needed) {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(StoreError::io("create", options.path.display().to_string())(full));
+        }
         let region = disk.create(&options.path, FileKind::Db, options.map_max)?;
         let writer = PageMap::open(region, std::iter::empty());
         let step = (options.grow_step / PAGE as u64).max(1);

@@ -20,7 +20,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::Identity;
 use super::disk::{Disk, FileKind, parent};
 use super::error::StoreError;
-use super::map::{FileWriter, PAGE, PageMap, Pin};
+use super::map::{FileWriter, HeapPages, PAGE, PageMap, Pin};
 use super::meta::{BitmapRun, MEMBERSHIP_MAX, Meta, ROOTS, Root, SLOTS};
 use super::page::{Run, View};
 use super::scan::Scan;
@@ -557,7 +557,7 @@ impl Db {
     }
 
     /// Hides what no snapshot reads any more, and frees what no pin can see.
-    pub(super) fn reclaim(&mut self) {
+    pub(super) fn reclaim(&mut self) -> HeapPages {
         let oldest = self.map.oldest_pin();
         while self.retired.front().is_some_and(|(pin, _)| *pin < oldest) {
             let Some((_, pages)) = self.retired.pop_front() else { break };
@@ -566,7 +566,7 @@ impl Db {
             }
         }
         let space = &mut self.space;
-        self.map.reclaim(|page, pages| space.free(page, pages));
+        self.map.reclaim(|page, pages| space.free(page, pages))
     }
 }
 
@@ -682,7 +682,7 @@ impl Txn<'_> {
         db.retired.push_back((db.current.pin.id(), batch.freed));
         db.current = Arc::new(Snapshot { pin: db.map.pin(), roots: self.roots, state });
         db.published.set(Arc::clone(&db.current));
-        db.reclaim();
+        drop(db.reclaim());
         Ok(Arc::clone(&db.current))
     }
 }

@@ -106,7 +106,7 @@ impl CompactionJob {
 
 fn checkpoint(copy: &mut Db, pace: &dyn Pace) -> Result<(), StoreError> {
     if let Some(job) = copy.begin_checkpoint()? {
-        copy.finish_checkpoint(job.run_at(pace)?)?;
+        drop(copy.finish_checkpoint(job.run_at(pace)?)?);
     }
     Ok(())
 }
