@@ -3,10 +3,12 @@
 //! cut, doubled, removed, or another node's. Whatever is then read through the public
 //! interface is what was written, or an error says that it cannot be.
 //!
-//! Two answers that are no errors are right as well. A database whose newest meta page is
-//! damaged opens at the checkpoint before it, whole, and the log has the rest. And the end of a
-//! log that was not closed may lose its very last batch to damage that looks like a torn
-//! write: nothing on the disk proves that it was ever finished.
+//! Some answers that are no errors are right as well. A database whose newest meta page is
+//! damaged opens at the checkpoint before it, whole, and the log has the rest. A log without
+//! its oldest segment is one that was compacted, if the database needs no more. And the end of
+//! a log that was not closed may be lost to damage that looks like a torn write, but only so
+//! far as nothing that is left on the disk proves that it was ever finished: the judge refuses
+//! it when the header of a later batch is still there.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are a test")]
 
@@ -18,13 +20,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use mmapd::node::{OpenOptions, open};
+use mmapd::raft::config::Config;
 use mmapd::raft::message::IoToken;
-use mmapd::raft::types::{EntryKind, HardState, Index, LogId, NodeId, Term};
+use mmapd::raft::types::{EntryKind, HardState, Index, LogId, Membership, NodeId, Term};
 use mmapd::store::disk::{Disk, FileKind};
+use mmapd::store::frame;
 use mmapd::store::simdisk::{Rng, SimDisk, Survival};
 use mmapd::store::{
     Db, DbOptions, DbState, Identity, Log, LogOptions, Recovered, StoreError, Tree,
 };
+use mmapd::wire;
 
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
@@ -41,7 +47,17 @@ type Model = BTreeMap<(usize, Vec<u8>), Vec<u8>>;
 struct Held {
     id: LogId,
     kind: EntryKind,
+    chain: u64,
     payload: Vec<u8>,
+    /// Where its frame begins in the run of all of them.
+    at: usize,
+}
+
+/// The header of a batch: in which file, where, and the first entry behind it.
+struct Header {
+    path: PathBuf,
+    at: usize,
+    first: u64,
 }
 
 /// A data folder and what is in it.
@@ -49,12 +65,12 @@ struct Folder {
     /// The files at each stage of their making; the last is what is damaged.
     stages: Vec<Files>,
     entries: Vec<Held>,
-    /// The last entry before the last batch.
-    before_last: u64,
+    headers: Vec<Header>,
     hard: HardState,
     found: Recovered,
     frames: Vec<u8>,
     states: BTreeMap<u64, (DbState, Model)>,
+    identity: Identity,
     clean: bool,
 }
 
@@ -63,7 +79,7 @@ struct Folder {
 enum Outcome {
     Harmless,
     Detected,
-    /// The last batch, of which nothing proves that it was finished, is gone.
+    /// The end of the log, of which nothing proves that it was finished, is gone.
     Torn,
 }
 
@@ -75,19 +91,33 @@ fn db_path() -> PathBuf {
     PathBuf::from("/data/mmapd.db")
 }
 
-fn open_log(disk: Arc<dyn Disk>, identity: Identity) -> Result<(Log, Recovered), StoreError> {
-    let options = LogOptions { dir: log_dir(), segment_bytes: SEGMENT };
-    Log::open(disk, options, identity.node, || identity)
+fn log_options() -> LogOptions {
+    LogOptions { dir: log_dir(), segment_bytes: SEGMENT }
 }
 
-fn open_db(disk: Arc<dyn Disk>, identity: Identity) -> Result<Db, StoreError> {
-    let options =
-        DbOptions { path: db_path(), map_max: MAP_MAX, quota: MAP_MAX / 2, grow_step: 4096 };
-    Db::open(disk, options, identity)
+fn db_options() -> DbOptions {
+    DbOptions { path: db_path(), map_max: MAP_MAX, quota: MAP_MAX / 2, grow_step: 4096 }
+}
+
+fn open_log(disk: &SimDisk, identity: Identity) -> Result<(Log, Recovered), StoreError> {
+    Log::open(Arc::new(disk.clone()), log_options(), identity.node, || identity)
+}
+
+fn open_db(disk: &SimDisk, identity: Identity) -> Result<Db, StoreError> {
+    Db::open(Arc::new(disk.clone()), db_options(), identity)
+}
+
+/// What an entry holds: no zeros among commands, so that no sector looks never written.
+fn payload(rng: &mut Rng, kind: EntryKind) -> Vec<u8> {
+    if kind == EntryKind::Config {
+        let address = format!("http://host-{}", rng.below(1000));
+        return wire::encode_membership(&Membership::of([(NodeId(1), address)].into()));
+    }
+    let len = usize::try_from(rng.below(900)).unwrap();
+    bytes(rng, len)
 }
 
 fn bytes(rng: &mut Rng, len: usize) -> Vec<u8> {
-    // No zeros, so that no sector looks as if it was never written.
     (0..len).map(|_| u8::try_from(rng.below(255) + 1).unwrap()).collect()
 }
 
@@ -114,25 +144,18 @@ fn disk_of(files: &Files) -> SimDisk {
     disk
 }
 
-fn write(log: &mut Log) {
-    let job = log.write(IoToken(1)).unwrap().unwrap();
-    log.synced(job.run().unwrap());
-}
-
 impl Folder {
     fn new(identity: Identity, clean: bool) -> Self {
         let disk = SimDisk::new(1);
         let mut rng = Rng::new(identity.incarnation);
-        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let (mut log, _) = open_log(shared.clone(), identity).unwrap();
-        let mut db = open_db(shared.clone(), identity).unwrap();
+        let (mut log, _) = open_log(&disk, identity).unwrap();
+        let mut db = open_db(&disk, identity).unwrap();
         let mut stages = vec![files(&disk)];
-        let (mut entries, mut states) = (Vec::new(), BTreeMap::new());
-        let (mut model, mut before_last) = (Model::new(), 0);
-        for batch in 0..9_u64 {
-            before_last = entries.len() as u64;
-            let term = 1 + batch / 3;
-            if batch % 3 == 0 {
+        let mut states = BTreeMap::from([(0, (DbState::default(), Model::new()))]);
+        let (mut entries, mut model, mut frames_at) = (Vec::new(), Model::new(), 0);
+        for batch in 0..12_u64 {
+            let term = 1 + batch / 4;
+            if batch % 4 == 0 {
                 let vote = Some(NodeId(1 + batch % 2));
                 log.stage_hard_state(HardState { term: Term(term), vote });
             }
@@ -140,15 +163,18 @@ impl Folder {
                 let index = entries.len() as u64 + 1;
                 let id = LogId { term: Term(term), index: Index(index) };
                 let kind = if index % 4 == 2 { EntryKind::Config } else { EntryKind::Command };
-                let len = usize::try_from(rng.below(900)).unwrap();
-                let payload = bytes(&mut rng, len);
+                let payload = payload(&mut rng, kind);
                 log.stage_own(id, kind, &payload, 5);
-                entries.push(Held { id, kind, payload });
+                let at = frames_at;
+                frames_at += frame::size_of(payload.len());
+                entries.push(Held { id, kind, chain: 0, payload, at });
             }
-            write(&mut log);
+            let job = log.write(IoToken(1)).unwrap().unwrap();
+            log.synced(job.run().unwrap());
             if batch % 3 == 1 {
                 let last = entries.last().unwrap().id;
-                change(&mut db, &mut rng, &mut model, last);
+                let chain = log.chain_at(last.index).unwrap();
+                change(&mut db, &mut rng, &mut model, last, chain);
                 let job = db.begin_checkpoint().unwrap().unwrap();
                 db.finish_checkpoint(job.run().unwrap()).unwrap();
                 states.insert(last.index.0, (db.state().clone(), model.clone()));
@@ -163,25 +189,55 @@ impl Folder {
         drop((log, db));
         // What is found when nothing is damaged is what was written; the rest is compared
         // with it.
-        let (log, found) = open_log(Arc::new(disk_of(stages.last().unwrap())), identity).unwrap();
+        let now = stages.last().unwrap();
+        let (log, found) = open_log(&disk_of(now), identity).unwrap();
         assert_eq!((found.hard_state, found.last), (hard, entries.last().unwrap().id));
+        for held in &mut entries {
+            held.chain = log.chain_at(held.id.index).unwrap();
+        }
         let sent = log.reader().frames(Index(1), found.last.index, usize::MAX).unwrap();
         let frames = sent.0.concat();
-        Self { stages, entries, before_last, hard, found, frames, states, clean }
+        let headers = headers(now);
+        assert_eq!(headers.len(), 12, "one for each batch");
+        Self { stages, entries, headers, hard, found, frames, states, identity, clean }
     }
 
     fn now(&self) -> &Files {
         self.stages.last().unwrap()
     }
+
+    /// Is there proof in `files` that more than `last` entries were finished? All batches
+    /// but the very last are proven by the header of the one after them.
+    fn proven_beyond(&self, files: &Files, last: u64) -> bool {
+        self.headers.iter().filter(|header| header.first > last + 1).any(|header| {
+            let Header { path, at, .. } = header;
+            let found = files.get(path).and_then(|bytes| bytes.get(*at..at + 80));
+            found == Some(&self.now()[path][*at..at + 80])
+        })
+    }
+}
+
+/// The headers of all batches that hold entries.
+fn headers(files: &Files) -> Vec<Header> {
+    let mut headers = Vec::new();
+    for (path, bytes) in files.iter().filter(|(path, _)| path.starts_with(log_dir())) {
+        for at in (PAGE..bytes.len()).step_by(64) {
+            if bytes[at..].starts_with(b"BTCH") && bytes[at + 28..at + 32] != [0; 4] {
+                let first = u64::from_le_bytes(bytes[at + 32..at + 40].try_into().unwrap());
+                headers.push(Header { path: path.clone(), at, first });
+            }
+        }
+    }
+    headers
 }
 
 /// One batch of changes, enough of them for some forty pages.
-fn change(db: &mut Db, rng: &mut Rng, model: &mut Model, applied: LogId) {
+fn change(db: &mut Db, rng: &mut Rng, model: &mut Model, applied: LogId, chain: u64) {
     let mut txn = db.begin();
     let first = model.is_empty();
     for (number, tree) in TREES.into_iter().enumerate() {
-        for key in 0..if first { 70 >> number } else { 6 } {
-            let name = if first { key } else { rng.below(90) };
+        for key in 0..if first { 50 >> number } else { 4 } {
+            let name = if first { key } else { rng.below(60) };
             let mut key = format!("key/{name:03}").into_bytes();
             if name % 23 == 7 {
                 key.resize(700, b'x');
@@ -199,48 +255,62 @@ fn change(db: &mut Db, rng: &mut Rng, model: &mut Model, applied: LogId) {
     }
     let state = txn.state_mut();
     state.applied = applied;
+    state.chain = chain;
     state.revision = rng.draw();
-    state.membership = bytes(rng, 40);
+    state.membership = payload(rng, EntryKind::Config);
     txn.commit().unwrap();
 }
 
-/// Reads the log of a damaged folder. An error here is wrong data.
-fn judge_log(disk: &SimDisk, folder: &Folder, may_tear: bool) -> Result<Outcome, String> {
-    let Ok((log, found)) = open_log(Arc::new(disk.clone()), IDENTITY) else {
-        return Ok(Outcome::Detected);
-    };
+/// Reads the log of a damaged folder, of which `files` are the bytes before it was opened. An
+/// error here is wrong data.
+fn judge_log(log: &Log, found: &Recovered, folder: &Folder, files: &Files) -> Judged {
     let want = &folder.found;
-    if (found.base, found.base_chain) != (want.base, want.base_chain) {
+    let (base, last) = (found.base.index.0, found.last.index.0);
+    let all = &folder.entries;
+    let before = base.checked_sub(1).map(|at| &all[usize::try_from(at).unwrap()]);
+    let before = before.map_or((want.base, want.base_chain), |held| (held.id, held.chain));
+    if (found.base, found.base_chain) != before {
         return Err(format!("begins after {:?}", found.base));
     }
     if found.hard_state != folder.hard || found.pending_install.is_some() {
         return Err(format!("hard state {:?}", found.hard_state));
     }
-    let last = found.last.index.0;
-    let torn = last == folder.before_last && may_tear && !folder.clean;
-    if last != want.last.index.0 && !torn {
-        return Err(format!("ends at {last} and not at {}", want.last.index.0));
+    if last > all.len() as u64 {
+        return Err(format!("ends at {last}"));
+    }
+    let mut outcome = Outcome::Harmless;
+    if last < all.len() as u64 {
+        if folder.clean || folder.proven_beyond(files, last) {
+            return Err(format!("ends at {last} and not at {}", want.last.index.0));
+        }
+        outcome = Outcome::Torn;
     }
     let reader = log.reader();
-    let mut outcome = if torn { Outcome::Torn } else { Outcome::Harmless };
-    for held in &folder.entries[..usize::try_from(last).unwrap()] {
-        let Some(entry) = reader.entry(held.id.index) else {
+    let held = &all[usize::try_from(base).unwrap()..usize::try_from(last).unwrap()];
+    for Held { id, kind, chain, payload, .. } in held {
+        let Some(entry) = reader.entry(id.index) else {
             outcome = Outcome::Detected;
             continue;
         };
-        if (entry.id, entry.kind, &entry.payload[..]) != (held.id, held.kind, &held.payload[..]) {
-            return Err(format!("entry {:?} is another", held.id));
+        if (entry.id, entry.kind, entry.chain, &entry.payload[..]) != (*id, *kind, *chain, payload)
+        {
+            return Err(format!("entry {id:?} is another"));
         }
     }
-    let frames = reader.frames(Index(1), found.last.index, usize::MAX);
-    let frames = frames.map(|(slices, _)| slices.concat());
-    if frames.as_ref().is_some_and(|found| !folder.frames.starts_with(found)) {
+    let sent = reader.frames(Index(base + 1), found.last.index, usize::MAX);
+    let sent = sent.map(|(slices, _)| slices.concat());
+    let from = held.first().map_or(folder.frames.len(), |held| held.at);
+    if sent.as_ref().is_some_and(|sent| !folder.frames[from..].starts_with(sent)) {
         return Err("other frames for a follower".to_owned());
     }
-    let runs = want.runs.iter().filter(|run| run.index.0 <= last);
-    let configs = want.configs.iter().filter(|(index, _)| index.0 <= last);
+    let mut runs: Vec<LogId> = held.iter().map(|held| held.id).collect();
+    runs.dedup_by_key(|id| id.term);
+    let configs = held.iter().filter(|held| held.kind == EntryKind::Config);
+    let configs = configs.map(|held| (held.id.index, held.payload.clone()));
     if outcome != Outcome::Detected
-        && (frames.is_none() || !found.runs.iter().eq(runs) || !found.configs.iter().eq(configs))
+        && (sent.is_some() == held.is_empty()
+            || found.runs != runs
+            || !found.configs.iter().cloned().eq(configs))
     {
         return Err("terms or configurations are others".to_owned());
     }
@@ -248,8 +318,7 @@ fn judge_log(disk: &SimDisk, folder: &Folder, may_tear: bool) -> Result<Outcome,
 }
 
 /// Reads the database of a damaged folder. An error here is wrong data.
-fn judge_db(disk: &SimDisk, folder: &Folder) -> Result<Outcome, String> {
-    let Ok(db) = open_db(Arc::new(disk.clone()), IDENTITY) else { return Ok(Outcome::Detected) };
+fn judge_db(db: &Db, folder: &Folder) -> Judged {
     let applied = db.state().applied.index.0;
     let Some((state, model)) = folder.states.get(&applied).filter(|(state, _)| state == db.state())
     else {
@@ -389,7 +458,11 @@ fn no_changed_byte_of_the_database_is_served() {
     // Opening an intact database changes nothing, so that one disk serves many cases.
     let intact = disk_of(&only);
     let before = intact.op_count();
-    assert_eq!(judge_db(&intact, &folder), Ok(Outcome::Harmless));
+    let judge = |disk: &SimDisk| match open_db(disk, IDENTITY) {
+        Ok(db) => judge_db(&db, &folder),
+        Err(_) => Ok(Outcome::Detected),
+    };
+    assert_eq!(judge(&intact), Ok(Outcome::Harmless));
     let quiet = intact.op_count() - before;
     assert_eq!(files(&intact), only);
     println!("{} pages", content.len() / PAGE);
@@ -398,7 +471,7 @@ fn no_changed_byte_of_the_database_is_served() {
         for (at, new) in changes(content, sector) {
             let before = disk.op_count();
             disk.damage(&path, at as u64, &[new]);
-            tally.case(|| format!("byte {at} is {new:#x}"), || judge_db(&disk, &folder));
+            tally.case(|| format!("byte {at} is {new:#x}"), || judge(&disk));
             if disk.op_count() - before == quiet {
                 disk.damage(&path, at as u64, &[content[at]]);
             } else {
@@ -422,7 +495,14 @@ fn sweep_log(clean: bool) {
     let folder = Folder::new(IDENTITY, clean);
     let only = log_only(folder.now());
     assert!(only.len() >= 3, "a hard state and two segments");
-    assert_eq!(judge_log(&disk_of(&only), &folder, false), Ok(Outcome::Harmless));
+    let judge = |disk: &SimDisk| {
+        let files = files(disk);
+        match open_log(disk, IDENTITY) {
+            Ok((log, found)) => judge_log(&log, &found, &folder, &files),
+            Err(_) => Ok(Outcome::Detected),
+        }
+    };
+    assert_eq!(judge(&disk_of(&only)), Ok(Outcome::Harmless));
     let pieces: Vec<_> = only
         .iter()
         .flat_map(|(path, bytes)| (0..bytes.len() / SECTOR).map(move |sector| (path, sector)))
@@ -434,7 +514,7 @@ fn sweep_log(clean: bool) {
             let disk = intact.image(Survival::All);
             disk.damage(path, at as u64, &[new]);
             let name = || format!("byte {at} of {} is {new:#x}", path.display());
-            tally.case(name, || judge_log(&disk, &folder, false));
+            tally.case(name, || judge(&disk));
         }
     });
     total.assert(if clean { "log, closed" } else { "log, not closed" });
@@ -467,7 +547,7 @@ fn directed(folder: &Folder, mut case: impl FnMut(String, Files)) {
         for size in [SECTOR, PAGE] {
             for at in (0..bytes.len()).step_by(size) {
                 let range = at..(at + size).min(bytes.len());
-                let garbage = super_bytes(&mut rng, range.len());
+                let garbage = garbage(&mut rng, range.len());
                 for (how, part) in [("zeros", vec![0; range.len()]), ("garbage", garbage)] {
                     let mut new = bytes.clone();
                     new[range.clone()].copy_from_slice(&part);
@@ -506,30 +586,27 @@ fn directed(folder: &Folder, mut case: impl FnMut(String, Files)) {
     }
 }
 
-fn super_bytes(rng: &mut Rng, len: usize) -> Vec<u8> {
+fn garbage(rng: &mut Rng, len: usize) -> Vec<u8> {
     (0..len).map(|_| rng.draw().to_le_bytes()[0]).collect()
 }
 
-fn judge_both(files: &Files, folder: &Folder) -> Judged {
-    let judge = |files: &Files| {
-        let disk = disk_of(files);
-        // A folder that lost its database, or all of its log, begins anew: `node::open` sees
-        // that one is there without the other.
-        if !files.contains_key(&db_path()) || !files.contains_key(&log_dir().join("hard.state")) {
-            let log = open_log(Arc::new(disk), IDENTITY);
-            return match log {
-                Ok(_) if !files.contains_key(&db_path()) => Ok(Outcome::Detected),
-                Ok(_) => Err("a log without a hard state was opened".to_owned()),
-                Err(_) => Ok(Outcome::Detected),
-            };
-        }
-        let (db, log) = (judge_db(&disk, folder)?, judge_log(&disk, folder, true)?);
-        Ok(match (db, log) {
-            (Outcome::Detected, _) | (_, Outcome::Detected) => Outcome::Detected,
-            (_, torn) => torn,
-        })
+/// Opens the folder as a node does.
+fn judge_folder(files: &Files, folder: &Folder) -> Judged {
+    let options = OpenOptions {
+        fresh: folder.identity,
+        members: [(NodeId(1), "http://host-1".to_owned())].into(),
+        log: log_options(),
+        db: db_options(),
+        raft: Config::new(NodeId(1), 1),
     };
-    judge(files)
+    let Ok((parts, found)) = open(Arc::new(disk_of(files)), options) else {
+        return Ok(Outcome::Detected);
+    };
+    let log = judge_log(&parts.log, &found, folder, files)?;
+    Ok(match (judge_db(&parts.db, folder)?, log) {
+        (Outcome::Detected, _) | (_, Outcome::Detected) => Outcome::Detected,
+        (_, log) => log,
+    })
 }
 
 fn larger_damage(clean: bool) {
@@ -538,7 +615,7 @@ fn larger_damage(clean: bool) {
     directed(&folder, |name, files| cases.push((name, files)));
     let total = spread(cases.len(), |piece, tally| {
         let (name, files) = &cases[piece];
-        tally.case(|| name.clone(), || judge_both(files, &folder));
+        tally.case(|| name.clone(), || judge_folder(files, &folder));
     });
     total.assert(if clean { "larger damage, closed" } else { "larger damage, not closed" });
     assert!(total.cases() > 2000 && total.detected > 1000);
@@ -595,7 +672,7 @@ fn files_in_the_wrong_place_are_found() {
     }
     let mut total = Tally::default();
     for (name, files) in &cases {
-        total.case(|| name.clone(), || judge_both(files, &folder));
+        total.case(|| name.clone(), || judge_folder(files, &folder));
     }
     total.assert("files in the wrong place");
     assert_eq!(total.detected, total.cases(), "each of these contradicts something");
