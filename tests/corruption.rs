@@ -92,7 +92,7 @@ fn db_path() -> PathBuf {
 }
 
 fn log_options() -> LogOptions {
-    LogOptions { dir: log_dir(), segment_bytes: SEGMENT }
+    LogOptions { dir: log_dir(), segment_bytes: SEGMENT, repairable: false }
 }
 
 fn db_options() -> DbOptions {

@@ -31,7 +31,8 @@ impl Drop for Done<'_> {
 }
 
 fn open_log(disk: &SimDisk) -> (Log, Recovered) {
-    let options = LogOptions { dir: PathBuf::from("/data/log"), segment_bytes: 12 << 10 };
+    let options =
+        LogOptions { dir: PathBuf::from("/data/log"), segment_bytes: 12 << 10, repairable: false };
     Log::open(Arc::new(disk.clone()), options, NodeId(1), || IDENTITY).unwrap()
 }
 
