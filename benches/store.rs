@@ -123,7 +123,7 @@ fn gets(db: &Db, keys: &[Vec<u8>]) -> f64 {
 }
 
 fn log(dir: &Path) {
-    let options = LogOptions { dir: dir.join("log"), segment_bytes: 16 << 20 };
+    let options = LogOptions { dir: dir.join("log"), segment_bytes: 16 << 20, repairable: false };
     let disk = Arc::new(LinuxDisk::new(None));
     let (mut log, _) = Log::open(disk, options, NodeId(1), || IDENTITY).unwrap();
     let file = OpenOptions::new().create_new(true).write(true).open(dir.join("bare")).unwrap();

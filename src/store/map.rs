@@ -20,16 +20,97 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
-
 use super::disk::{Region, grow_with_zeros};
 use super::error::{StoreError, is_no_space};
+
+/// Addresses from the operating system.
+#[cfg(not(miri))]
+mod raw {
+    use memmap2::{Advice, MmapOptions, MmapRaw};
+
+    use super::{File, io};
+
+    #[derive(Debug)]
+    pub(super) struct Raw(MmapRaw);
+
+    impl Raw {
+        pub(super) fn of_file(file: &File, len: usize) -> io::Result<Self> {
+            let raw = MmapOptions::new().len(len).map_raw_read_only(file)?;
+            raw.advise(Advice::DontDump)?;
+            Ok(Self(raw))
+        }
+
+        pub(super) fn anonymous(len: usize) -> io::Result<Self> {
+            let map = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
+            Ok(Self(MmapRaw::from(map)))
+        }
+
+        pub(super) fn flush(&self, offset: usize, len: usize) -> io::Result<()> {
+            self.0.flush_range(offset, len)
+        }
+
+        pub(super) fn as_mut_ptr(&self) -> *mut u8 {
+            self.0.as_mut_ptr()
+        }
+
+        pub(super) fn len(&self) -> usize {
+            self.0.len()
+        }
+    }
+}
+
+/// The heap instead, for Miri, which maps no files and sees each wrong access to this: to a
+/// byte that is lent out, between threads, or out of bounds.
+#[cfg(miri)]
+mod raw {
+    use std::sync::atomic::AtomicU8;
+
+    use super::{File, io};
+
+    const PAGE: usize = super::PAGE;
+
+    /// Atomic for one reason: bytes that may change while others share the whole.
+    #[repr(align(4096))]
+    #[derive(Debug)]
+    struct Page([AtomicU8; PAGE]);
+
+    #[derive(Debug)]
+    pub(super) struct Raw {
+        pages: Box<[Page]>,
+        len: usize,
+    }
+
+    impl Raw {
+        pub(super) fn of_file(_: &File, _: usize) -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(super) fn anonymous(len: usize) -> io::Result<Self> {
+            let zero = |_| Page([const { AtomicU8::new(0) }; PAGE]);
+            Ok(Self { pages: (0..len.div_ceil(PAGE)).map(zero).collect(), len })
+        }
+
+        pub(super) fn flush(&self, _: usize, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        pub(super) fn as_mut_ptr(&self) -> *mut u8 {
+            self.pages.as_ptr().cast_mut().cast()
+        }
+
+        pub(super) fn len(&self) -> usize {
+            self.len
+        }
+    }
+}
+
+use raw::Raw;
 
 /// A reserved range of addresses over a file, or over nothing for the simulated disk. Its
 /// bytes are reached through the types of this module only.
 #[derive(Debug)]
 pub struct Memory {
-    raw: MmapRaw,
+    raw: Raw,
     anonymous: bool,
 }
 
@@ -38,16 +119,13 @@ impl Memory {
     /// readable when the file grows.
     pub(super) fn of_file(file: &File, reserve: u64) -> io::Result<Self> {
         let len = usize::try_from(reserve).map_err(io::Error::other)?;
-        let raw = MmapOptions::new().len(len).map_raw_read_only(file)?;
-        raw.advise(Advice::DontDump)?;
-        Ok(Self { raw, anonymous: false })
+        Ok(Self { raw: Raw::of_file(file, len)?, anonymous: false })
     }
 
     /// Zeroed memory that no file backs.
     pub(super) fn anonymous(reserve: u64) -> io::Result<Self> {
         let len = usize::try_from(reserve).map_err(io::Error::other)?;
-        let raw = MmapRaw::from(MmapOptions::new().len(len).no_reserve_swap().map_anon()?);
-        Ok(Self { raw, anonymous: true })
+        Ok(Self { raw: Raw::anonymous(len)?, anonymous: true })
     }
 
     /// Writes into anonymous memory: what `pwrite` is for a file, with the same duty, to
@@ -78,7 +156,7 @@ impl Memory {
     pub(super) fn flush(&self, offset: u64, len: u64) -> io::Result<()> {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let len = usize::try_from(len).map_err(io::Error::other)?;
-        self.raw.flush_range(offset, len)
+        self.raw.flush(offset, len)
     }
 
     /// Bytes of address space.
@@ -131,7 +209,7 @@ impl AppendMap {
         if end > self.written.load(Ordering::Acquire) {
             return None;
         }
-        let start = self.memory.raw.as_ptr().wrapping_add(at);
+        let start = self.memory.raw.as_mut_ptr().wrapping_add(at);
         // SAFETY:
         // - In bounds and backed: `end <= written`, which never exceeds the file's length
         //   (`sealed` takes it from the file, `append` raises it after the write) nor the
@@ -578,7 +656,7 @@ impl Pin {
             }
         }
         let at = usize::try_from(page).ok()? * PAGE;
-        let start = map.memory.raw.as_ptr().wrapping_add(at);
+        let start = map.memory.raw.as_mut_ptr().wrapping_add(at);
         // SAFETY:
         // - In bounds and backed: slots become FILE in `PageMap::open` and
         //   `FileWriter::settle` only, which check the file's length and the reserve; only
