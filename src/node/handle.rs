@@ -368,7 +368,13 @@ impl Handle {
         let (waiter, answer) = oneshot::channel();
         let mail = Mail::Event(Event::Compact(waiter));
         self.shared.inbox.send(mail).await.map_err(|_| CompactError::Stopping)?;
-        match answer.await {
+        let mut stopping = self.shared.stopping.subscribe();
+        let answer = tokio::select! {
+            answer = answer => answer,
+            // A node that stops does not wait for it, and ends it.
+            _ = stopping.wait_for(|stopping| *stopping) => return Err(CompactError::Stopping),
+        };
+        match answer {
             Ok(Answer::Compacted(Ok(compacted))) => Ok(compacted),
             Ok(Answer::Compacted(Err(why))) => Err(CompactError::Refused(why)),
             Ok(_) | Err(_) => Err(CompactError::Stopping),

@@ -92,3 +92,19 @@ impl Pace for DiskPace {
         *self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_ends_every_wait() {
+        let pace = DiskPace::new();
+        assert!(!pace.is_ending() && !pace.no_space());
+        pace.end();
+        assert!(!pace.wait_for_room(), "nobody waits any more");
+        assert!(pace.is_ending() && pace.no_space());
+        pace.has_room();
+        assert!(!pace.no_space(), "the alarm ends");
+    }
+}
