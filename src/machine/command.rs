@@ -215,6 +215,9 @@ impl Applied {
             FAILED => {
                 let known = input.flag()?;
                 let current = input.number()?;
+                if !known && current != 0 {
+                    return None;
+                }
                 Self::ConditionFailed { current: known.then_some(current) }
             }
             UNKNOWN => Self::Unknown,

@@ -60,7 +60,7 @@ impl<'a> Record<'a> {
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {
         let (header, rest) = bytes.split_at_checked(HEADER)?;
         let number = |at: usize| Some(u64::from_le_bytes(header.get(at..at + 8)?.try_into().ok()?));
-        if *header.first()? != FORMAT {
+        if *header.first()? != FORMAT || header.get(2..8)?.iter().any(|byte| *byte != 0) {
             return None;
         }
         let (content_type, value) = rest.split_at_checked(usize::from(*header.get(1)?))?;

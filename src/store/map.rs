@@ -63,21 +63,21 @@ mod raw {
 /// byte that is lent out, between threads, or out of bounds.
 #[cfg(miri)]
 mod raw {
-    use std::sync::atomic::AtomicU8;
+    use std::sync::atomic::{AtomicPtr, Ordering};
 
-    use super::{File, io};
+    use super::{File, PAGE, io};
 
-    const PAGE: usize = super::PAGE;
-
-    /// Atomic for one reason: bytes that may change while others share the whole.
     #[repr(align(4096))]
-    #[derive(Debug)]
-    struct Page([AtomicU8; PAGE]);
+    #[derive(Clone, Debug)]
+    struct Page([u8; PAGE]);
 
+    /// The vector frees the pages; they are reached through the pointer only, taken once, as
+    /// those of a map are.
     #[derive(Debug)]
     pub(super) struct Raw {
-        pages: Box<[Page]>,
+        start: AtomicPtr<u8>,
         len: usize,
+        _pages: Vec<Page>,
     }
 
     impl Raw {
@@ -86,8 +86,8 @@ mod raw {
         }
 
         pub(super) fn anonymous(len: usize) -> io::Result<Self> {
-            let zero = |_| Page([const { AtomicU8::new(0) }; PAGE]);
-            Ok(Self { pages: (0..len.div_ceil(PAGE)).map(zero).collect(), len })
+            let mut pages = vec![Page([0; PAGE]); len.div_ceil(PAGE)];
+            Ok(Self { start: AtomicPtr::new(pages.as_mut_ptr().cast()), len, _pages: pages })
         }
 
         pub(super) fn flush(&self, _: usize, _: usize) -> io::Result<()> {
@@ -95,7 +95,7 @@ mod raw {
         }
 
         pub(super) fn as_mut_ptr(&self) -> *mut u8 {
-            self.pages.as_ptr().cast_mut().cast()
+            self.start.load(Ordering::Relaxed)
         }
 
         pub(super) fn len(&self) -> usize {
