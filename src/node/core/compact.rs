@@ -189,7 +189,8 @@ impl<W> Core<W> {
         }
         let Some(mut compacting) = self.compacting.take() else { return Ok(()) };
         let Some(mut copy) = compacting.copy.take() else { return Ok(()) };
-        let refusal = if compacting.generation != self.db.generation() {
+        let gone = compacting.generation != self.db.generation() || self.is_rebuilding();
+        let refusal = if gone {
             Some(NotCompacted::Superseded)
         } else {
             let upto = self.applied.0.min(copy.state().applied.index.0 + 2 * APPLY_MAX);
