@@ -122,6 +122,14 @@ fn u64_at(header: &[u8; HEADER], at: usize) -> u64 {
     header.get(at..).and_then(|tail| tail.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
 }
 
+/// What a whole header says by itself: name, payload bytes and their checksum.
+pub(super) fn head(header: &[u8; HEADER]) -> Option<(LogId, usize, u32)> {
+    let (_, covered) = header.split_at(4);
+    let len = usize::try_from(u32_at(header, 4)).ok().filter(|len| *len <= PAYLOAD_MAX)?;
+    let id = LogId { term: Term(u64_at(header, 16)), index: Index(u64_at(header, 8)) };
+    (crc32c::crc32c(covered) == u32_at(header, 0)).then_some((id, len, u32_at(header, 32)))
+}
+
 /// Reads the frame at the front of `input`, its chain unchecked.
 ///
 /// # Errors

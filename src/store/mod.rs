@@ -15,6 +15,7 @@ mod reader;
 mod recovery;
 mod resident;
 pub mod scan;
+mod scrub;
 mod segment;
 pub mod simdisk;
 pub mod snapshot;
@@ -31,6 +32,7 @@ pub use log::{Log, LogOptions, Recovered, SyncJob, Synced};
 pub use reader::{Entry, LogReader};
 pub use resident::resident_bytes;
 pub use scan::Scan;
+pub use scrub::{Finding, Scrub, ScrubProgress};
 pub use snapshot::{PinnedCheckpoint, Receiver};
 
 use crate::raft::types::NodeId;
