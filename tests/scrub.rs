@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use mmapd::raft::message::IoToken;
 use mmapd::raft::types::{EntryKind, Index, LogId, NodeId, Term};
-use mmapd::store::disk::Disk;
+use mmapd::store::disk::{Disk, FileKind, LinuxDisk};
 use mmapd::store::simdisk::{Rng, SimDisk};
 use mmapd::store::{Db, DbOptions, Finding, Identity, Log, LogOptions, Scrub, Tree};
 
@@ -48,19 +48,14 @@ impl Store {
     }
 
     fn append(&mut self, entries: u64, rng: &mut Rng) {
-        self.write(entries, rng).unwrap();
-    }
-
-    fn write(&mut self, entries: u64, rng: &mut Rng) -> Option<()> {
         for _ in 0..entries {
             self.index += 1;
             let id = LogId { term: Term(1), index: Index(self.index) };
             let payload = vec![self.index as u8; rng.below(900) as usize];
             self.log.stage_own(id, EntryKind::Command, &payload, self.index);
         }
-        let job = self.log.write(IoToken(self.index)).unwrap()?;
+        let job = self.log.write(IoToken(self.index)).unwrap().unwrap();
         self.log.synced(job.run().unwrap());
-        Some(())
     }
 
     fn change(&mut self, puts: u64, rng: &mut Rng) {
@@ -76,7 +71,7 @@ impl Store {
             txn.put(Tree::Kv, &key, &vec![rng.draw() as u8; len]).unwrap();
         }
         txn.state_mut().applied = LogId { term: Term(1), index: Index(self.applied) };
-        txn.commit();
+        txn.commit().unwrap();
     }
 
     fn checkpoint(&mut self) {
@@ -288,4 +283,25 @@ fn a_store_that_lost_power_is_not_accused() {
         store.append(3, &mut rng);
         assert_eq!(store.findings(), [], "seed {seed}");
     }
+}
+
+#[test]
+fn a_real_disk_gives_any_range_also_of_a_file_that_was_removed() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (path, disk) = (dir.path().join("file"), LinuxDisk::new(None));
+    let region = disk.create(&path, FileKind::Log, 1 << 20).unwrap();
+    let mut rng = Rng::new(9);
+    let bytes: Vec<u8> = (0..30_001).map(|_| rng.draw() as u8).collect();
+    region.write_at(0, &bytes).unwrap();
+    region.sync_all().unwrap();
+    disk.remove(&path).unwrap();
+    for _ in 0..200 {
+        let from = rng.below(30_001) as usize;
+        let mut found = vec![0; rng.below((30_002 - from) as u64) as usize];
+        if !found.is_empty() {
+            region.read_disk(from as u64, &mut found).unwrap();
+        }
+        assert_eq!(found, bytes[from..from + found.len()]);
+    }
+    assert!(region.read_disk(30_000, &mut [0; 2]).is_err(), "beyond the end");
 }

@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::error::StoreError;
@@ -149,6 +150,11 @@ struct Segment {
     window_at: u64,
 }
 
+/// The name of a segment. The map has that of the draft when it was made in this process.
+fn name_of(map: &AppendMap) -> String {
+    Path::new(map.name()).with_extension("seg").display().to_string()
+}
+
 /// Is this the disk's way to say that bytes are lost?
 fn is_lost(error: &StoreError) -> bool {
     const EIO: i32 = 5;
@@ -237,7 +243,7 @@ impl Scrub {
         let first = segment.next;
         let last = last.unwrap_or_else(|| places.last());
         drop(places);
-        let file = segment.map.name().to_owned();
+        let file = name_of(&segment.map);
         self.done.findings.push(Finding::Log { file, offset, first, last });
     }
 
@@ -266,7 +272,7 @@ impl Scrub {
         let damaged = on_disk.is_none();
         let Some(header) = on_disk.or(mapped) else {
             if self.log.lock().segments.contains_key(&number) {
-                let (file, last) = (map.name().to_owned(), self.log.lock().last());
+                let (file, last) = (name_of(&map), self.log.lock().last());
                 let first = Index(0);
                 self.done.findings.push(Finding::Log { file, offset: 0, first, last });
             }
