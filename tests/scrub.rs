@@ -2,6 +2,7 @@
 //! with its place, and a store in full change is never accused.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are a test")]
+#![expect(clippy::cast_possible_truncation, reason = "small numbers, drawn below a bound")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
