@@ -154,6 +154,10 @@ impl Region for Recorded {
         self.inner.read_at(offset, into)
     }
 
+    fn read_disk(&self, offset: u64, into: &mut [u8]) -> Result<bool, StoreError> {
+        self.inner.read_disk(offset, into)
+    }
+
     fn sync(&self, offset: u64, len: u64) -> Result<(), StoreError> {
         self.trace.lock().unwrap().push(Op::Sync(self.id, offset, len));
         self.inner.sync(offset, len)

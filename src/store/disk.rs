@@ -12,11 +12,14 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
 
 use super::error::StoreError;
 use super::map::Memory;
@@ -121,6 +124,13 @@ pub trait Region: Send + Sync + fmt::Debug {
     /// `Io`, also at the end of the file.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError>;
 
+    /// Copies bytes as the disk holds them, past the page cache. `false`: the file system
+    /// cannot do that, and they may be the cache's.
+    ///
+    /// # Errors
+    /// `Io`, also at the end of the file.
+    fn read_disk(&self, offset: u64, into: &mut [u8]) -> Result<bool, StoreError>;
+
     /// Makes the written bytes of a range durable: one `msync`.
     ///
     /// # Errors
@@ -210,6 +220,7 @@ impl LinuxDisk {
             len: AtomicU64::new(len),
             memory: Arc::new(memory),
             reserve,
+            direct: OnceLock::new(),
             observer: self.observer.clone(),
         }))
     }
@@ -350,6 +361,50 @@ struct LinuxRegion {
     memory: Arc<Memory>,
     reserve: u64,
     observer: Option<Arc<dyn Observer>>,
+    /// The same file, opened past the cache when first asked for; `None`: refused.
+    direct: OnceLock<Option<File>>,
+}
+
+/// What reads past the cache must be aligned to, in memory and in the file.
+const SECTORS: usize = 4096;
+
+/// Opens the file of `file` once more, past the cache. By number and not by name: it may have
+/// been renamed or removed since. `None`: the file system refuses.
+fn open_direct(file: &File) -> Option<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::DIRECT.bits().cast_signed())
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .ok()
+}
+
+/// Reads whole sectors around the range; `None`: the file system refuses after all.
+fn read_sectors(file: &File, offset: u64, into: &mut [u8]) -> std::io::Result<Option<()>> {
+    let ahead = usize::try_from(offset % SECTORS as u64).map_err(std::io::Error::other)?;
+    let wanted = ahead + into.len();
+    let len = wanted.next_multiple_of(SECTORS);
+    let mut room = vec![0; len + SECTORS];
+    let start = room.as_ptr().align_offset(SECTORS);
+    let Some(buffer) = room.get_mut(start..start.saturating_add(len)) else { return Ok(None) };
+    let from = offset - ahead as u64;
+    let mut have = 0;
+    while have < wanted {
+        let Some(rest) = buffer.get_mut(have..) else { break };
+        match file.read_at(rest, from + have as u64) {
+            // A part of a sector is the end of the file.
+            Ok(got) if got == 0 || got % SECTORS != 0 => {
+                have += got;
+                break;
+            }
+            Ok(got) => have += got,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    let found = buffer.get(ahead..wanted).filter(|_| have >= wanted);
+    into.copy_from_slice(found.ok_or(std::io::ErrorKind::UnexpectedEof)?);
+    Ok(Some(()))
 }
 
 impl LinuxRegion {
@@ -397,6 +452,21 @@ impl Region for LinuxRegion {
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError> {
         self.file.read_exact_at(into, offset).map_err(StoreError::io("pread", &self.name))
+    }
+
+    fn read_disk(&self, offset: u64, into: &mut [u8]) -> Result<bool, StoreError> {
+        if let Some(direct) = self.direct.get_or_init(|| open_direct(&self.file)) {
+            let read = read_sectors(direct, offset, into);
+            if read.map_err(StoreError::io("direct read", &self.name))?.is_some() {
+                return Ok(true);
+            }
+        }
+        // The next best: ask the cache to forget the range, which it does for clean pages
+        // that nobody has mapped.
+        let len = std::num::NonZeroU64::new(into.len() as u64);
+        rustix::fs::fadvise(&self.file, offset, len, rustix::fs::Advice::DontNeed)
+            .map_err(|errno| StoreError::io("fadvise", &self.name)(errno.into()))?;
+        self.read_at(offset, into).map(|()| false)
     }
 
     fn sync(&self, offset: u64, len: u64) -> Result<(), StoreError> {

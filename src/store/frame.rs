@@ -130,8 +130,8 @@ pub(super) struct Head {
     pub(super) chain: u64,
     /// Bytes from this frame to the next.
     pub(super) size: usize,
-    len: u32,
-    pcrc: u32,
+    pub(super) len: u32,
+    pub(super) pcrc: u32,
     time_ms: u64,
 }
 

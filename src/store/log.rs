@@ -218,6 +218,7 @@ impl Log {
             written: LogId::default(),
         };
         log.count_damaged();
+        log.share_durable();
         let (base, base_chain, last) = {
             let places = log.reader.lock();
             let last = places.identity(places.last()).map_or(places.base, |(id, _)| id);
@@ -491,6 +492,7 @@ impl Log {
         map.sync(offset, map.written() - offset)?;
         self.synced = self.position();
         self.active = None;
+        self.share_durable();
         Ok(())
     }
 
@@ -520,7 +522,18 @@ impl Log {
         self.places().segments.insert(number, map.clone());
         self.segments.push(Known { header, map, number });
         self.active = Some(Active { header, appender, number });
+        // Its header is durable with its name.
+        self.places().durable = (number, HEADER);
         Ok(())
+    }
+
+    /// Tells readers how far the log is durable.
+    fn share_durable(&self) {
+        let open = self.active.as_ref().map(|active| {
+            let map = active.appender.map();
+            (active.number, map.written().min(self.synced.saturating_sub(active.header.base)))
+        });
+        self.places().durable = open.unwrap_or((self.next_number, 0));
     }
 
     /// Where the next byte will lie.
@@ -534,6 +547,7 @@ impl Log {
     /// The batch of this job is durable.
     pub fn synced(&mut self, synced: Synced) -> IoToken {
         self.synced = self.syncing.take().expect("a job was running");
+        self.share_durable();
         synced.io
     }
 

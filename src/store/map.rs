@@ -228,6 +228,14 @@ impl AppendMap {
         self.written.load(Ordering::Acquire) as u64
     }
 
+    /// Copies bytes as the disk holds them; see [`Region::read_disk`].
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn read_disk(&self, offset: u64, into: &mut [u8]) -> Result<bool, StoreError> {
+        self.region.read_disk(offset, into)
+    }
+
     /// Makes a range durable: one `msync`.
     ///
     /// # Errors
@@ -531,6 +539,14 @@ impl PageMap {
     /// `Io`.
     pub fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StoreError> {
         self.region.read_at(offset, into)
+    }
+
+    /// Copies bytes as the disk holds them; see [`Region::read_disk`].
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn read_disk(&self, offset: u64, into: &mut [u8]) -> Result<bool, StoreError> {
+        self.region.read_disk(offset, into)
     }
 
     /// File name, for messages.

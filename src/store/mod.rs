@@ -19,6 +19,7 @@ mod repair;
 mod resident;
 mod salvage;
 pub mod scan;
+mod scrub;
 mod segment;
 pub mod simdisk;
 pub mod snapshot;
@@ -38,6 +39,7 @@ pub use pace::{Pace, Unpaced};
 pub use reader::{Entry, LogReader};
 pub use resident::resident_bytes;
 pub use scan::Scan;
+pub use scrub::{Finding, Scrub, ScrubProgress};
 pub use snapshot::{PinnedCheckpoint, Receiver};
 
 use crate::raft::types::NodeId;

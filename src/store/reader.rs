@@ -41,9 +41,23 @@ pub(super) struct Places {
     pub(super) damaged: BTreeMap<Index, Damaged>,
     /// The segments, by the numbers in [`Place`].
     pub(super) segments: BTreeMap<u32, Arc<AppendMap>>,
+    /// The open segment and how much of it is durable. Those before it are whole.
+    pub(super) durable: (u32, u64),
 }
 
 impl Places {
+    /// The number of the next segment from `number` on, its map, and how much is durable.
+    pub(super) fn durable_from(&self, number: u32) -> Option<(u32, Arc<AppendMap>, u64)> {
+        let (&number, map) = self.segments.range(number..).next()?;
+        let (open, durable) = self.durable;
+        let durable = match number.cmp(&open) {
+            std::cmp::Ordering::Less => map.written(),
+            std::cmp::Ordering::Equal => durable,
+            std::cmp::Ordering::Greater => 0,
+        };
+        Some((number, Arc::clone(map), durable))
+    }
+
     pub(super) fn last(&self) -> Index {
         Index(self.base.index.0 + self.places.len() as u64)
     }

@@ -77,6 +77,8 @@ struct Content {
     disk: Vec<u8>,
     /// Later versions of pages, oldest first.
     pending: BTreeMap<usize, Vec<Page>>,
+    /// Clean pages of the cache that the disk holds otherwise: damaged there.
+    clean: BTreeMap<usize, Page>,
     /// Length in the cache.
     len: u64,
 }
@@ -185,6 +187,32 @@ impl SimDisk {
             content.disk.resize(at + bytes.len(), 0);
         }
         content.disk[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Flips a bit of a file on the disk and not in the cache: what nobody sees who reads
+    /// through the cache.
+    ///
+    /// # Panics
+    /// When there is no such file, or nothing was synced there.
+    pub fn rot(&self, path: &Path, offset: u64, bit: u8) {
+        let inode = self.state().names.get(path).cloned().expect("the file exists");
+        let mut content = locked(&inode.content);
+        let at = usize::try_from(offset).expect("small");
+        if !content.pending.contains_key(&(at / PAGE)) {
+            let page = content.newest(at / PAGE);
+            content.clean.entry(at / PAGE).or_insert(page);
+        }
+        *content.disk.get_mut(at).expect("synced before") ^= 1 << bit;
+    }
+
+    /// The bytes of a file as the disk holds them.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    #[must_use]
+    pub fn on_disk(&self, path: &Path) -> Vec<u8> {
+        let inode = self.state().names.get(path).cloned().expect("the file exists");
+        locked(&inode.content).disk.clone()
     }
 
     /// The bytes of a file as reads see them.
@@ -328,7 +356,7 @@ impl Inode {
     fn new(disk: Vec<u8>, len: u64) -> io::Result<Self> {
         let memory = Memory::anonymous((disk.len() as u64).max(PAGE as u64))?;
         memory.store(0, &disk);
-        let content = Mutex::new(Content { disk, pending: BTreeMap::new(), len });
+        let content = Mutex::new(Content { disk, len, ..Content::default() });
         Ok(Self { memory: Mutex::new(Arc::new(memory)), content })
     }
 
@@ -352,6 +380,9 @@ impl Inode {
     fn cached_locked(&self, content: &Content) -> Vec<u8> {
         let mut bytes = content.disk.clone();
         bytes.resize(usize::try_from(content.len).expect("small"), 0);
+        for (page, clean) in &content.clean {
+            put_page(&mut bytes, *page, &clean[..]);
+        }
         for (page, versions) in &content.pending {
             let Some(newest) = versions.last() else { continue };
             put_page(&mut bytes, *page, &newest[..]);
@@ -619,6 +650,7 @@ impl Region for SimRegion {
             let (page, within) = (at / PAGE, at % PAGE);
             let (part, rest) = left.split_at(left.len().min(PAGE - within));
             let mut version = content.newest(page);
+            content.clean.remove(&page);
             version[within..within + part.len()].copy_from_slice(part);
             content.pending.entry(page).or_default().push(version);
             (at, left) = (at + part.len(), rest);
@@ -643,6 +675,17 @@ impl Region for SimRegion {
         Ok(())
     }
 
+    fn read_disk(&self, offset: u64, into: &mut [u8]) -> Result<bool, StoreError> {
+        let content = locked(&self.inode.content);
+        let at = usize::try_from(offset).expect("small");
+        let Some(found) = content.disk.get(at..at + into.len()) else {
+            let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+            return Err(StoreError::io("direct read", &self.name)(error));
+        };
+        into.copy_from_slice(found);
+        Ok(true)
+    }
+
     fn sync(&self, offset: u64, len: u64) -> Result<(), StoreError> {
         let first = usize::try_from(offset).expect("small") / PAGE;
         let end = usize::try_from(offset + len).expect("small").div_ceil(PAGE);
@@ -661,6 +704,7 @@ impl Region for SimRegion {
         // happened, since nothing may depend on what lay behind it.
         content.disk.truncate(bytes);
         content.pending.retain(|page, _| page * PAGE < bytes);
+        content.clean.retain(|page, _| page * PAGE < bytes);
         content.len = len;
         Ok(())
     }
@@ -675,6 +719,9 @@ impl Content {
     fn newest(&self, page: usize) -> Page {
         if let Some(newest) = self.pending.get(&page).and_then(|versions| versions.last()) {
             return newest.clone();
+        }
+        if let Some(clean) = self.clean.get(&page) {
+            return clean.clone();
         }
         let mut bytes = Box::new([0; PAGE]);
         let start = (page * PAGE).min(self.disk.len());

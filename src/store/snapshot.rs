@@ -47,8 +47,8 @@ pub const CHUNK_MAX: usize = HEAD + CHUNK_PAGES * (RANGE + PAGE);
 /// The last durable checkpoint. Its pages are not reused while this lives.
 #[derive(Debug)]
 pub struct PinnedCheckpoint {
-    map: Arc<PageMap>,
-    meta: Meta,
+    pub(super) map: Arc<PageMap>,
+    pub(super) meta: Meta,
     /// The allocator looks whether anybody else still holds this.
     bitmap: Arc<Bitmap>,
     /// First page in use of each chunk but chunk 0.
