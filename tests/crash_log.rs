@@ -6,6 +6,9 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are a test")]
 
+#[path = "crash_log/damage.rs"]
+mod damage;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,6 +95,8 @@ enum Step {
     Reopen {
         clean: bool,
     },
+    /// What an idle node writes.
+    Mark,
 }
 
 /// How the driver is wrong.
@@ -100,6 +105,8 @@ enum Driver {
     Right,
     /// Acknowledges when the batch is written.
     Early,
+    /// Acknowledges after a failed sync: the cache has it.
+    Trusting,
 }
 
 fn payload(index: u64, term: u64, size: usize) -> Vec<u8> {
@@ -193,7 +200,13 @@ impl Run {
         if self.driver == Driver::Early {
             self.acked = self.next.clone();
         }
-        let synced = job.run()?;
+        let synced = match job.run() {
+            Err(error) if self.driver == Driver::Trusting => {
+                self.acked = self.next.clone();
+                return Err(error);
+            }
+            run => run?,
+        };
         self.log().synced(synced);
         self.acked = self.next.clone();
         Ok(())
@@ -225,6 +238,10 @@ impl Run {
                 let job = self.log().write(IoToken(2))?;
                 drop(job);
                 self.open()?;
+            }
+            Step::Mark => {
+                self.log().stage_mark();
+                self.write()?;
             }
             Step::Reopen { clean } => {
                 if *clean {

@@ -23,7 +23,8 @@ use super::reader::{LogReader, Place, Places};
 use super::recovery::{self, Found, Outcome};
 use super::salvage;
 use super::segment::{
-    ALIGN, BATCH, BatchHeader, HEADER, MARK, SEAL, SEAL_ROOM, SegmentHeader, path_of,
+    ALIGN, BATCH, BatchHeader, HEADER, MARK, REPAIR, SEAL, SEAL_ROOM, SECTOR, SegmentHeader,
+    path_of,
 };
 use crate::raft::message::IoToken;
 use crate::raft::types::{EntryKind, HardState, Index, LogId, NodeId, Term};
@@ -391,15 +392,20 @@ impl Log {
         Ok(Some(job))
     }
 
-    /// An empty batch. A seal says the same where there is no room for one.
+    /// Two empty batches, the second in a sector of its own: the one in which the last entry
+    /// ends may be the one that is lost. A seal says the same where there is no room.
     fn write_mark(&mut self) -> Result<Option<(Arc<AppendMap>, u64, u64)>, StoreError> {
         let Some(active) = &self.active else { return Ok(None) };
         let map = active.appender.map().clone();
-        if map.written() + 2 * SEAL_ROOM > map.len() {
+        if map.written() + SECTOR + 3 * SEAL_ROOM > map.len() {
             self.seal()?;
             return Ok(None);
         }
-        let (offset, _) = self.append_batch(Index(0), 0, MARK, &[])?;
+        let front = map.written().next_multiple_of(ALIGN) + BATCH as u64;
+        let fill = usize::try_from(front.next_multiple_of(SECTOR) - front).expect("below a sector");
+        let behind = self.reader.lock().last().next();
+        let (offset, _) = self.append_batch(behind, 0, MARK, &vec![0xff; fill])?;
+        self.append_batch(behind, 0, MARK, &[])?;
         let len = map.written() - offset;
         Ok(Some((map, offset, len)))
     }
@@ -438,6 +444,9 @@ impl Log {
         flags: u32,
         frames: &[u8],
     ) -> Result<(u64, u64), StoreError> {
+        // Copies of damaged entries name no place in the log.
+        let before = (flags & REPAIR == 0).then(|| self.reader.lock().known(first.prev()));
+        let prev_chain = before.flatten().and_then(|(_, chain)| chain);
         let active = self.active.as_mut().expect("there is a segment to append to");
         let offset = active.appender.map().written();
         let start = offset.next_multiple_of(ALIGN);
@@ -451,6 +460,7 @@ impl Log {
             term: self.hard.saved.hard.term,
             vote: self.hard.saved.hard.vote,
             flags,
+            prev_chain,
         };
         let gap = usize::try_from(start - offset).expect("below the alignment");
         let mut bytes = Vec::with_capacity(gap + BATCH + frames.len());
@@ -487,7 +497,8 @@ impl Log {
     fn seal(&mut self) -> Result<(), StoreError> {
         let Some(active) = &self.active else { return Ok(()) };
         let map = active.appender.map().clone();
-        let (offset, _) = self.append_batch(Index(0), 0, SEAL, &[])?;
+        let behind = self.reader.lock().last().next();
+        let (offset, _) = self.append_batch(behind, 0, SEAL, &[])?;
         map.sync(offset, map.written() - offset)?;
         self.synced = self.position();
         self.active = None;

@@ -34,11 +34,10 @@ use super::map::{AppendMap, Appender};
 use super::reader::{Damaged, Place, Places};
 use super::salvage::{self, Lost, Walked};
 use super::segment::{
-    ALIGN, BATCH, BatchHeader, HEADER, SEAL_ROOM, SegmentHeader, path_of, sequence_of,
+    ALIGN, BATCH, BatchHeader, HEADER, SEAL_ROOM, SECTOR, SegmentHeader, path_of, sequence_of,
 };
 use crate::raft::types::{EntryKind, HardState, Index, LogId};
 
-const SECTOR: u64 = 512;
 const PAGE: u64 = 4096;
 /// No sequence, position or index comes near: counting on from here never overflows.
 const REACHABLE: u64 = 1 << 62;
@@ -333,6 +332,7 @@ impl Found {
             if let Some((batch, _)) = batch
                 && batch.is_seal()
             {
+                self.anchor(&mut scan, start, &batch)?;
                 scan.end.at = start + BATCH as u64;
                 scan.end.sealed = true;
                 return Ok(scan.end);
@@ -360,11 +360,15 @@ impl Found {
                 return Ok(false);
             }
             self.mend(scan, start, frames)?;
-        } else if !batch.is_mark() {
+        } else if batch.is_mark() {
+            self.anchor(scan, start, batch)?;
+        } else {
             self.go_before(scan, batch.first, start)?;
             let Some(entries) = whole(frames, batch, scan.prev, scan.chain) else {
                 return Ok(false);
             };
+            // Not before it is known to stay: a torn batch would be gone at the next start.
+            self.anchor(scan, start, batch)?;
             self.add(scan, start, batch.first, Walked { entries, resynced: false })?;
         }
         self.pass(scan, start, batch);
@@ -402,6 +406,31 @@ impl Found {
             }
             None => Err(corrupt(scan.map.name(), at, "a batch leaves a hole in the log")),
         }
+    }
+
+    /// A batch also names the chain of the entry before it, which may be damaged.
+    fn anchor(
+        &mut self,
+        scan: &mut Scan<'_>,
+        start: u64,
+        batch: &BatchHeader,
+    ) -> Result<(), StoreError> {
+        let Some(chain) = batch.prev_chain else { return Ok(()) };
+        let index = scan.prev.index;
+        if batch.first.0.checked_sub(1) != Some(index.0) {
+            return Ok(());
+        }
+        if scan.chain.is_some_and(|known| known != chain) {
+            let why = "a batch does not continue the entry before it";
+            return Err(corrupt(scan.map.name(), start, why));
+        }
+        scan.chain = Some(chain);
+        if let Some(damaged) = self.places.damaged.get_mut(&index) {
+            damaged.chain = Some(chain);
+        }
+        let last = index == self.places.last();
+        self.doubt = self.doubt.filter(|doubt| !last || matches!(doubt.need, Need::Term));
+        Ok(())
     }
 
     /// Term and chain of an entry that an earlier batch of this scan, or an earlier segment,
@@ -535,6 +564,7 @@ impl Found {
             return Ok(true);
         }
         self.go_before(scan, batch.first, start)?;
+        self.anchor(scan, start, &batch)?;
         let before = (scan.prev, scan.chain);
         let walked = salvage::walk(frames, (batch.first, batch.count), before, batch.term)
             .map_err(|lost| corrupt(map.name(), start, &format!("{why}; {lost}")))?;

@@ -106,8 +106,9 @@ impl Log {
     /// Stages an empty batch that proves that what was written last was durable, so that
     /// damage of it is not taken for a torn end. `false`: there is nothing to prove.
     pub fn stage_mark(&mut self) -> bool {
-        let idle = self.syncing.is_none() && !self.has_staged() && self.active.is_some();
-        self.mark_staged = idle && self.unproven > self.proven;
+        if self.syncing.is_none() && !self.has_staged() && self.active.is_some() {
+            self.mark_staged = self.unproven > self.proven;
+        }
         self.mark_staged
     }
 
