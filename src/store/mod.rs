@@ -1,11 +1,13 @@
 //! FILES: the only code that opens, maps, writes and syncs data.
 
+mod batches;
 mod check;
 mod checkpoint;
 pub mod db;
 pub mod disk;
 pub mod error;
 pub mod frame;
+mod front;
 mod hard_state;
 mod log;
 pub mod map;

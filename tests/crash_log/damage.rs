@@ -321,8 +321,10 @@ fn find(disk: &SimDisk, held: &Held, before: u64) -> (PathBuf, usize) {
     place.unwrap()
 }
 
-/// Damages entries: `true` the payload, `false` the header.
-fn hurt(disk: &SimDisk, want: &History, entries: &[(u64, bool)]) {
+/// Entries to damage: `true` the payload, `false` the header.
+type Hurt<'a> = &'a [(u64, bool)];
+
+fn hurt(disk: &SimDisk, want: &History, entries: Hurt<'_>) {
     for (index, payload) in entries {
         let held = want.get(*index).unwrap();
         let (file, at) = find(disk, held, want.at(index - 1).unwrap().1);
@@ -335,7 +337,7 @@ fn hurt(disk: &SimDisk, want: &History, entries: &[(u64, bool)]) {
 #[test]
 fn damaged_entries_keep_their_names() {
     let (disk, want) = original(End::Marked);
-    let cases: [(&[(u64, bool)], &[(u64, u64)]); 4] = [
+    let cases: [(Hurt<'_>, &[(u64, u64)]); 4] = [
         (&[(5, true)], &[(5, 5)]),
         (&[(2, false), (4, false), (8, true)], &[(2, 4), (8, 8)]),
         (&[(12, true), (16, true), (19, true)], &[(12, 12), (16, 16), (19, 19)]),
