@@ -697,7 +697,9 @@ fn forged_numbers_never_panic() {
         };
         let copy = disk.image(Survival::None);
         copy.damage(&file, from as u64, &bytes[from..to.min(bytes.len())]);
-        let Ok((log, found)) = open(Arc::new(copy), &dir()) else { continue };
+        let result =
+            if rng.below(2) == 0 { open(Arc::new(copy), &dir()) } else { damage::reopen(&copy) };
+        let Ok((log, found)) = result else { continue };
         opened += 1;
         for index in found.base.index.0..=found.last.index.0 {
             let _ = (log.reader().entry(Index(index)), log.reader().term_at(Index(index)));

@@ -143,7 +143,8 @@ impl Found {
         let Some(chain) = batch.prev_chain else { return Ok(()) };
         let index = scan.prev.index;
         if batch.first.0.checked_sub(1) != Some(index.0) {
-            return Ok(());
+            let why = "batches before this one are missing";
+            return Err(corrupt(scan.map.name(), start, why));
         }
         if scan.chain.is_some_and(|known| known != chain) {
             let why = "a batch does not continue the entry before it";

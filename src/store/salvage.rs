@@ -204,7 +204,12 @@ pub(super) fn headless(
         if done {
             return bytes.get(..at).map(|frames| (frames, end));
         }
-        at += frame::decode(bytes.get(at..)?).ok()?.size;
+        let rest = bytes.get(at..)?;
+        if next.is_some() && rest.len() < BATCH * 8 && rest.iter().all(|byte| *byte == 0xff) {
+            // The filling of a mark.
+            return bytes.get(..at).map(|frames| (frames, limit));
+        }
+        at += frame::decode(rest).ok()?.size;
     }
 }
 

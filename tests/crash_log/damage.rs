@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-fn reopen(disk: &SimDisk) -> Result<(Log, Recovered), StoreError> {
+pub(super) fn reopen(disk: &SimDisk) -> Result<(Log, Recovered), StoreError> {
     let options = LogOptions { dir: dir(), segment_bytes: SEGMENT, repairable: true };
     Log::open(Arc::new(disk.clone()), options, NodeId(1), || IDENTITY)
 }
