@@ -6,6 +6,9 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are a test")]
 
+#[path = "crash_log/damage.rs"]
+mod damage;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,6 +95,8 @@ enum Step {
     Reopen {
         clean: bool,
     },
+    /// What an idle node writes.
+    Mark,
 }
 
 /// How the driver is wrong.
@@ -100,6 +105,8 @@ enum Driver {
     Right,
     /// Acknowledges when the batch is written.
     Early,
+    /// Acknowledges after a failed sync: the cache has it.
+    Trusting,
 }
 
 fn payload(index: u64, term: u64, size: usize) -> Vec<u8> {
@@ -193,7 +200,13 @@ impl Run {
         if self.driver == Driver::Early {
             self.acked = self.next.clone();
         }
-        let synced = job.run()?;
+        let synced = match job.run() {
+            Err(error) if self.driver == Driver::Trusting => {
+                self.acked = self.next.clone();
+                return Err(error);
+            }
+            run => run?,
+        };
         self.log().synced(synced);
         self.acked = self.next.clone();
         Ok(())
@@ -225,6 +238,10 @@ impl Run {
                 let job = self.log().write(IoToken(2))?;
                 drop(job);
                 self.open()?;
+            }
+            Step::Mark => {
+                self.log().stage_mark();
+                self.write()?;
             }
             Step::Reopen { clean } => {
                 if *clean {
@@ -432,6 +449,7 @@ fn plain() -> Vec<Step> {
         append(4, 2, &[40, 9000]),
         append(6, 2, &[3000]),
         append(7, 2, &[100]),
+        Step::Mark,
         Step::Vote { term: 4, vote: 2, wait: true },
         append(3, 4, &[1, 2, 3]),
         Step::Reopen { clean: false },
@@ -458,6 +476,7 @@ fn installs() -> Vec<Step> {
         append(4, 3, &[9000]),
         append(5, 3, &[9000]),
         append(6, 3, &[90]),
+        Step::Mark,
         Step::Install { index: 40, term: 3 },
         append(41, 4, &[8000]),
         append(42, 4, &[8000]),
@@ -680,7 +699,9 @@ fn forged_numbers_never_panic() {
         };
         let copy = disk.image(Survival::None);
         copy.damage(&file, from as u64, &bytes[from..to.min(bytes.len())]);
-        let Ok((log, found)) = open(Arc::new(copy), &dir()) else { continue };
+        let result =
+            if rng.below(2) == 0 { open(Arc::new(copy), &dir()) } else { damage::reopen(&copy) };
+        let Ok((log, found)) = result else { continue };
         opened += 1;
         for index in found.base.index.0..=found.last.index.0 {
             let _ = (log.reader().entry(Index(index)), log.reader().term_at(Index(index)));

@@ -275,6 +275,7 @@ fn core_options(config: &Config) -> CoreOptions {
         checkpoint_dirty_bytes: DIRTY_MAX,
         checkpoint_ticks: u64::try_from(interval).unwrap_or(u64::MAX),
         active_ticks: 4 * config.raft.election_ticks(),
+        mark_ticks: u64::try_from(50_u128.div_ceil(tick)).map_or(2, |ticks| ticks.max(2)),
         log_retain_bytes: config.storage.log_retain,
         digest_entries: DIGEST_ENTRIES,
     }

@@ -166,7 +166,7 @@ impl HardStateFile {
         let saved = &mut self.saved;
         let newest = newest.max(saved.hard.term).max(saved.amnesia.unwrap_or_default());
         saved.amnesia = Some(newest);
-        saved.hard = HardState { term: Term(newest.0 + 1), vote: None };
+        saved.hard = HardState { term: Term(newest.0.saturating_add(1)), vote: None };
         saved.durable = saved.durable.min(durable);
         saved.clean = false;
         self.save_at_once()

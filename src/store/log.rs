@@ -20,10 +20,10 @@ use super::frame::{self, FrameError, Frames};
 use super::hard_state::{HardStateFile, PendingInstall};
 use super::map::{AppendMap, Appender};
 use super::reader::{LogReader, Place, Places};
-use super::recovery::{self, Found, Outcome};
+use super::recovery;
 use super::salvage;
 use super::segment::{
-    ALIGN, BATCH, BatchHeader, HEADER, MARK, SEAL, SEAL_ROOM, SegmentHeader, path_of,
+    ALIGN, BATCH, BatchHeader, HEADER, MARK, REPAIR, SEAL, SEAL_ROOM, SegmentHeader,
 };
 use crate::raft::message::IoToken;
 use crate::raft::types::{EntryKind, HardState, Index, LogId, NodeId, Term};
@@ -65,6 +65,8 @@ pub struct Recovered {
     pub damaged: Vec<(Index, Index)>,
     /// Entries may be missing that were acknowledged in this term or before.
     pub amnesia: Option<Term>,
+    /// Why entries may be missing since just now, in words.
+    pub lost: Option<String>,
     /// Files that were moved aside just now.
     pub quarantined: Vec<String>,
 }
@@ -87,7 +89,7 @@ pub(super) struct Known {
 
 /// Entries that are part of the log and not written yet.
 #[derive(Debug, Default)]
-struct Staged {
+pub(super) struct Staged {
     first: Index,
     /// `None`: the entry before is damaged, header and all.
     prev_chain: Option<u64>,
@@ -99,11 +101,11 @@ struct Staged {
 /// See the module.
 #[derive(Debug)]
 pub struct Log {
-    disk: Arc<dyn Disk>,
-    options: LogOptions,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) options: LogOptions,
     pub(super) hard: HardStateFile,
     hard_staged: bool,
-    staged: Staged,
+    pub(super) staged: Staged,
     pub(super) mark_staged: bool,
     pub(super) reader: LogReader,
     /// Runs of damaged entries, as the reader has them.
@@ -122,7 +124,7 @@ pub struct Log {
     /// The batch that is being made durable.
     pub(super) syncing: Option<u64>,
     commit: Index,
-    written: LogId,
+    pub(super) written: LogId,
 }
 
 /// Makes one batch durable; may run on any thread.
@@ -194,7 +196,7 @@ impl Log {
                 wanted: format!("node {}", node.0),
             });
         }
-        let (mut found, quarantined) = Self::find(&*disk, &options, &mut hard)?;
+        let (mut found, lost, quarantined) = salvage::recover(&*disk, &options, &mut hard)?;
         let reader = LogReader { places: Arc::new(RwLock::new(std::mem::take(&mut found.places))) };
         let mut log = Self {
             disk,
@@ -225,17 +227,7 @@ impl Log {
             (places.base, places.base_chain, last)
         };
         log.written = last;
-        // Batches name term and vote a second time; believe the newer.
-        let hard_state = &mut log.hard.saved.hard;
-        let batch = found.batch_state;
-        if batch.term > hard_state.term
-            || (batch.term == hard_state.term && hard_state.vote.is_none())
-        {
-            *hard_state = batch;
-        }
-        if last.term > hard_state.term {
-            *hard_state = HardState { term: last.term, vote: None };
-        }
+        log.believe(found.batch_state, last);
         log.hard.saved.clean = false;
         log.note_durable();
         log.hard.save()?;
@@ -252,26 +244,20 @@ impl Log {
             cut: found.cut,
             damaged: log.damaged.clone(),
             amnesia: log.hard.saved.amnesia,
+            lost,
             quarantined,
         };
         Ok((log, recovered))
     }
 
-    /// Recovers, and moves aside what cannot be trusted until the rest can.
-    fn find(
-        disk: &dyn Disk,
-        options: &LogOptions,
-        hard: &mut HardStateFile,
-    ) -> Result<(Found, Vec<String>), StoreError> {
-        let LogOptions { dir, repairable, .. } = options;
-        let mut quarantined = Vec::new();
-        loop {
-            match recovery::recover(disk, dir, &hard.saved, *repairable)? {
-                Outcome::Known(found) => return Ok((found, quarantined)),
-                Outcome::Lost(lost) => {
-                    quarantined.append(&mut salvage::quarantine(disk, dir, hard, &lost)?);
-                }
-            }
+    /// Batches name term and vote a second time: the newer counts.
+    fn believe(&mut self, batch: HardState, last: LogId) {
+        let hard = &mut self.hard.saved.hard;
+        if batch.term > hard.term || (batch.term == hard.term && hard.vote.is_none()) {
+            *hard = batch;
+        }
+        if last.term > hard.term {
+            *hard = HardState { term: last.term, vote: None };
         }
     }
 
@@ -392,19 +378,6 @@ impl Log {
         Ok(Some(job))
     }
 
-    /// An empty batch. A seal says the same where there is no room for one.
-    fn write_mark(&mut self) -> Result<Option<(Arc<AppendMap>, u64, u64)>, StoreError> {
-        let Some(active) = &self.active else { return Ok(None) };
-        let map = active.appender.map().clone();
-        if map.written() + 2 * SEAL_ROOM > map.len() {
-            self.seal()?;
-            return Ok(None);
-        }
-        let (offset, _) = self.append_batch(Index(0), 0, MARK, &[])?;
-        let len = map.written() - offset;
-        Ok(Some((map, offset, len)))
-    }
-
     fn write_batch(&mut self) -> Result<(Arc<AppendMap>, u64, u64), StoreError> {
         let staged = std::mem::take(&mut self.staged);
         let needed = staged.frames.len() as u64 + BATCH as u64 + ALIGN;
@@ -439,6 +412,9 @@ impl Log {
         flags: u32,
         frames: &[u8],
     ) -> Result<(u64, u64), StoreError> {
+        // Copies of damaged entries name no place in the log.
+        let before = (flags & REPAIR == 0).then(|| self.reader.lock().known(first.prev()));
+        let prev_chain = before.flatten().and_then(|(_, chain)| chain);
         let active = self.active.as_mut().expect("there is a segment to append to");
         let offset = active.appender.map().written();
         let start = offset.next_multiple_of(ALIGN);
@@ -452,6 +428,7 @@ impl Log {
             term: self.hard.saved.hard.term,
             vote: self.hard.saved.hard.vote,
             flags,
+            prev_chain,
         };
         let gap = usize::try_from(start - offset).expect("below the alignment");
         let mut bytes = Vec::with_capacity(gap + BATCH + frames.len());
@@ -485,10 +462,11 @@ impl Log {
     }
 
     /// Ends the segment, durably: nothing in it can be torn from now on.
-    fn seal(&mut self) -> Result<(), StoreError> {
+    pub(super) fn seal(&mut self) -> Result<(), StoreError> {
         let Some(active) = &self.active else { return Ok(()) };
         let map = active.appender.map().clone();
-        let (offset, _) = self.append_batch(Index(0), 0, SEAL, &[])?;
+        let behind = self.reader.lock().last().next();
+        let (offset, _) = self.append_batch(behind, 0, SEAL, &[])?;
         map.sync(offset, map.written() - offset)?;
         self.synced = self.position();
         self.active = None;
@@ -496,7 +474,7 @@ impl Log {
         Ok(())
     }
 
-    fn begin_segment(
+    pub(super) fn begin_segment(
         &mut self,
         prev: LogId,
         prev_chain: Option<u64>,
@@ -593,100 +571,6 @@ impl Log {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.map.written()).sum()
-    }
-
-    /// Drops segments all of whose entries have an index of at most `upto`; returns the new
-    /// entry before the first when something was dropped.
-    ///
-    /// # Errors
-    /// `Io`: the process must end.
-    pub fn compact(&mut self, upto: Index) -> Result<Option<LogId>, StoreError> {
-        // A log needs the chain of what is before its first entry.
-        let keep = self.segments.iter().rposition(|Known { header, .. }| {
-            header.prev.index <= upto && header.prev_chain.is_some()
-        });
-        let Some(keep @ 1..) = keep else { return Ok(None) };
-        let header = self.segments[keep].header;
-        let chain = header.prev_chain.expect("looked for above");
-        let gone: Vec<Known> = self.segments.drain(..keep).collect();
-        {
-            let mut places = self.places();
-            let dropped = header.prev.index.0 - places.base.index.0;
-            let dropped = usize::try_from(dropped).expect("places fit memory");
-            places.places.drain(..dropped);
-            places.base = header.prev;
-            places.base_chain = chain;
-            places.damaged = places.damaged.split_off(&header.prev.index.next());
-            for segment in &gone {
-                places.segments.remove(&segment.number);
-            }
-        }
-        self.count_damaged();
-        self.remove(&gone)?;
-        Ok(Some(header.prev))
-    }
-
-    /// Oldest first, each durably before the next: what a crash leaves has no gap, so that a
-    /// gap always means that a segment was lost.
-    fn remove(&self, gone: &[Known]) -> Result<(), StoreError> {
-        for segment in gone {
-            self.disk.remove(&path_of(&self.options.dir, segment.header.sequence))?;
-            self.disk.sync_dir(&self.options.dir)?;
-        }
-        Ok(())
-    }
-
-    /// Forgets everything and continues after `base`, of which the database is a snapshot.
-    /// Call it between [`Log::begin_install`] and [`Log::end_install`].
-    ///
-    /// # Errors
-    /// `Io`: the process must end.
-    pub fn reset(&mut self, base: LogId, chain: u64) -> Result<(), StoreError> {
-        assert!(self.syncing.is_none(), "no batch is on its way");
-        self.staged = Staged::default();
-        self.seal()?;
-        let gone = std::mem::take(&mut self.segments);
-        *self.places() = Places { base, base_chain: chain, ..Places::default() };
-        self.written = base;
-        self.mark_staged = false;
-        self.count_damaged();
-        self.begin_segment(base, Some(chain), self.options.segment_bytes, true)?;
-        self.synced = self.position();
-        self.unproven = self.synced;
-        self.proven = self.synced;
-        self.remove(&gone)
-    }
-
-    /// Notes durably that a snapshot is about to replace the database.
-    ///
-    /// # Errors
-    /// `Io`: the process must end.
-    pub fn begin_install(&mut self, install: PendingInstall) -> Result<(), StoreError> {
-        self.hard.saved.install = Some(install);
-        self.note_durable();
-        self.hard.save()
-    }
-
-    /// Notes durably that log and database agree again.
-    ///
-    /// # Errors
-    /// `Io`: the process must end.
-    pub fn end_install(&mut self) -> Result<(), StoreError> {
-        self.hard.saved.install = None;
-        self.note_durable();
-        self.hard.save()
-    }
-
-    /// Notes durably that this stop was asked for, so that nothing found at the next start
-    /// can be a torn tail.
-    ///
-    /// # Errors
-    /// `Io`: the process must end.
-    pub fn mark_clean(&mut self) -> Result<(), StoreError> {
-        assert!(self.syncing.is_none() && !self.has_staged(), "everything is durable");
-        self.hard.saved.clean = true;
-        self.note_durable();
-        self.hard.save()
     }
 }
 

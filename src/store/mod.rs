@@ -1,5 +1,6 @@
 //! FILES: the only code that opens, maps, writes and syncs data.
 
+mod batches;
 mod check;
 mod checkpoint;
 pub mod compact;
@@ -7,6 +8,7 @@ pub mod db;
 pub mod disk;
 pub mod error;
 pub mod frame;
+mod front;
 mod hard_state;
 mod log;
 pub mod map;

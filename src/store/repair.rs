@@ -7,12 +7,14 @@
 //! examined from the last to the first, each with its successor at hand.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::error::StoreError;
 use super::frame::{self, Head};
 use super::log::Log;
+use super::map::AppendMap;
 use super::reader::{Damaged, Place, Places};
-use super::segment::{ALIGN, BATCH, REPAIR};
+use super::segment::{ALIGN, BATCH, MARK, REPAIR, SEAL_ROOM, SECTOR};
 use crate::raft::types::{HardState, Index, Term};
 
 /// Copies by index, each with its header.
@@ -106,9 +108,28 @@ impl Log {
     /// Stages an empty batch that proves that what was written last was durable, so that
     /// damage of it is not taken for a torn end. `false`: there is nothing to prove.
     pub fn stage_mark(&mut self) -> bool {
-        let idle = self.syncing.is_none() && !self.has_staged() && self.active.is_some();
-        self.mark_staged = idle && self.unproven > self.proven;
+        if self.syncing.is_none() && !self.has_staged() && self.active.is_some() {
+            self.mark_staged = self.unproven > self.proven;
+        }
         self.mark_staged
+    }
+
+    /// Two empty batches, the second in a sector of its own: the one in which the last entry
+    /// ends may be the one that is lost. A seal says the same where there is no room.
+    pub(super) fn write_mark(&mut self) -> Result<Option<(Arc<AppendMap>, u64, u64)>, StoreError> {
+        let Some(active) = &self.active else { return Ok(None) };
+        let map = active.appender.map().clone();
+        if map.written() + SECTOR + 3 * SEAL_ROOM > map.len() {
+            self.seal()?;
+            return Ok(None);
+        }
+        let front = map.written().next_multiple_of(ALIGN) + BATCH as u64;
+        let fill = usize::try_from(front.next_multiple_of(SECTOR) - front).expect("below a sector");
+        let behind = self.reader.lock().last().next();
+        let (offset, _) = self.append_batch(behind, 0, MARK, &vec![0xff; fill])?;
+        self.append_batch(behind, 0, MARK, &[])?;
+        let len = map.written() - offset;
+        Ok(Some((map, offset, len)))
     }
 
     /// Term and vote, as they will be saved next.

@@ -18,13 +18,15 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::batches::Held;
 use super::disk::Disk;
 use super::error::StoreError;
 use super::frame::{self, HEADER as FRAME, Head};
 use super::hard_state::HardStateFile;
+use super::log::LogOptions;
 use super::map::AppendMap;
 use super::reader::Damaged;
-use super::recovery::{Held, open_segment};
+use super::recovery::{self, Found, Outcome, open_segment};
 use super::segment::{ALIGN, BATCH, BatchHeader, HEADER, SegmentHeader, path_of, sequence_of};
 use crate::raft::types::{EntryKind, Index, LogId, Term};
 
@@ -41,7 +43,8 @@ pub(super) struct Lost {
     pub(super) position: u64,
     /// Newest term that was seen in batches.
     pub(super) term: Term,
-    pub(super) error: StoreError,
+    /// What is wrong, in words.
+    pub(super) why: String,
 }
 
 /// The entries of a damaged batch.
@@ -182,12 +185,12 @@ pub(super) fn next_batch(
 
 /// The frames between a lost batch header and the next valid one, or the end of what was
 /// written, and where they end: all of them whole, or `None`.
-pub(super) fn headless<'a>(
-    map: &'a AppendMap,
+pub(super) fn headless(
+    map: &AppendMap,
     start: u64,
     next: Option<u64>,
     dirty: u64,
-) -> Option<(&'a [u8], u64)> {
+) -> Option<(&[u8], u64)> {
     let from = start + BATCH as u64;
     let limit = next.unwrap_or_else(|| map.written());
     let bytes = map.bytes(from, usize::try_from(limit.checked_sub(from)?).ok()?)?;
@@ -201,7 +204,35 @@ pub(super) fn headless<'a>(
         if done {
             return bytes.get(..at).map(|frames| (frames, end));
         }
-        at += frame::decode(bytes.get(at..)?).ok()?.size;
+        let rest = bytes.get(at..)?;
+        if next.is_some() && rest.len() < BATCH * 8 && rest.iter().all(|byte| *byte == 0xff) {
+            // The filling of a mark.
+            return bytes.get(..at).map(|frames| (frames, limit));
+        }
+        at += frame::decode(rest).ok()?.size;
+    }
+}
+
+/// Recovers, and moves aside what cannot be trusted until the rest can; says why, and which
+/// files.
+///
+/// # Errors
+/// Those of [`recovery::recover`].
+pub(super) fn recover(
+    disk: &dyn Disk,
+    options: &LogOptions,
+    hard: &mut HardStateFile,
+) -> Result<(Found, Option<String>, Vec<String>), StoreError> {
+    let LogOptions { dir, repairable, .. } = options;
+    let (mut why, mut quarantined) = (None, Vec::new());
+    loop {
+        match recovery::recover(disk, dir, &hard.saved, *repairable)? {
+            Outcome::Known(found) => return Ok((*found, why, quarantined)),
+            Outcome::Lost(lost) => {
+                quarantined.append(&mut quarantine(disk, dir, hard, &lost)?);
+                why = why.or(Some(lost.why));
+            }
+        }
     }
 }
 

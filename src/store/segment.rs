@@ -28,14 +28,16 @@
 //! | 16..24 | synced | position known to be durable when it was written |
 //! | 24..28 | bytes | of frames |
 //! | 28..32 | count | of frames |
-//! | 32..40 | first | index of the first frame |
+//! | 32..40 | first | index of the first frame, or of the entry to come |
 //! | 40..48 | commit | known then |
 //! | 48..64 | term, vote | the node's, as a second record of both |
 //! | 64..68 | flags | 1: repair, 2: seal, 4: mark |
-//! | 68..80 | zero | |
+//! | 68..72 | zero | |
+//! | 72..80 | chain | of the entry before `first`; 0: not told |
 //!
 //! A *repair* replaces single damaged entries, each frame that of its own index, and leaves
-//! what follows them. A *mark* is empty: it says only how far the log is durable. A *seal* is
+//! what follows them. A *mark* has no frames, perhaps some
+//! filling: it says only how far the log is durable. A *seal* is
 //! the empty last batch of its segment.
 
 use std::path::{Path, PathBuf};
@@ -52,6 +54,8 @@ pub(super) const HEADER: u64 = 4096;
 pub(super) const BATCH: usize = 80;
 /// Batches begin at multiples of this.
 pub(super) const ALIGN: u64 = 64;
+/// What a disk writes, or loses, as one.
+pub(super) const SECTOR: u64 = 512;
 /// Room that is always left for the seal.
 pub(super) const SEAL_ROOM: u64 = BATCH as u64 + ALIGN;
 const MAGIC: [u8; 8] = *b"MMAPDLOG";
@@ -95,6 +99,8 @@ pub(super) struct BatchHeader {
     pub(super) term: Term,
     pub(super) vote: Option<NodeId>,
     pub(super) flags: u32,
+    /// Of the entry before `first`: it confirms what stands before this batch.
+    pub(super) prev_chain: Option<u64>,
 }
 
 /// The number at an offset; `None`: beyond the end.
@@ -217,6 +223,7 @@ impl BatchHeader {
         out[48..56].copy_from_slice(&self.term.0.to_le_bytes());
         out[56..64].copy_from_slice(&self.vote.unwrap_or_default().0.to_le_bytes());
         out[64..68].copy_from_slice(&self.flags.to_le_bytes());
+        out[72..80].copy_from_slice(&self.prev_chain.unwrap_or_default().to_le_bytes());
         let crc = crc32c::crc32c_append(crc32c::crc32c(&salt.to_le_bytes()), &out[8..]);
         out[4..8].copy_from_slice(&crc.to_le_bytes());
         out
@@ -242,6 +249,7 @@ impl BatchHeader {
             term: Term(word(bytes, 48)?),
             vote: Some(NodeId(word(bytes, 56)?)).filter(|vote| vote.0 != 0),
             flags: half(bytes, 64)?,
+            prev_chain: Some(word(bytes, 72)?).filter(|chain| *chain != 0),
         })
     }
 
@@ -250,7 +258,7 @@ impl BatchHeader {
     }
 
     pub(super) fn is_mark(&self) -> bool {
-        self.flags & MARK != 0 && self.bytes == 0 && self.count == 0
+        self.flags & MARK != 0 && self.count == 0
     }
 
     /// Its first and last index, for messages.
@@ -291,6 +299,7 @@ mod tests {
             term: Term(4),
             vote: None,
             flags: 0,
+            prev_chain: Some(77),
         };
         let encoded = batch.encode(6);
         assert_eq!(BatchHeader::decode(&encoded, 6, 4096), Some(batch));

@@ -62,6 +62,9 @@ pub struct CoreOptions {
     pub checkpoint_ticks: u64,
     /// Ticks of silence after which a follower no longer holds back compaction.
     pub active_ticks: u32,
+    /// Ticks without a write after which a mark proves the last one: until then damage of it
+    /// could pass for a torn end.
+    pub mark_ticks: u64,
     /// Bytes of log kept behind the checkpoints for followers that lag.
     pub log_retain_bytes: u64,
     /// Nodes compare the digests of their states at multiples of this many entries.
@@ -98,6 +101,8 @@ pub struct Core<W> {
     effects: Effects,
     now: Now,
     ticks: u64,
+    /// The tick of the last write.
+    wrote_at_tick: u64,
     /// Newest token given out by the protocol for what is staged.
     io: IoToken,
     syncing: bool,
@@ -158,6 +163,7 @@ impl<W> Core<W> {
             effects: Effects::default(),
             now: Now::default(),
             ticks: 0,
+            wrote_at_tick: 0,
             io: IoToken::default(),
             syncing: false,
             checkpointing: false,
@@ -227,7 +233,12 @@ impl<W> Core<W> {
             Event::Tick => {
                 self.ticks += 1;
                 self.look_after(work)?;
-                self.step(Input::Tick, work)
+                self.step(Input::Tick, work)?;
+                if !self.syncing && self.ticks - self.wrote_at_tick >= self.options.mark_ticks {
+                    // Written in this turn; once, so an idle node stays idle.
+                    self.log.stage_mark();
+                }
+                Ok(())
             }
             Event::Packet(packet) => self.receive(packet, work),
             Event::Propose(batch) => self.propose(batch, work),

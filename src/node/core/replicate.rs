@@ -21,6 +21,7 @@ impl<W> Core<W> {
         self.log.set_commit(self.commit);
         if let Some(job) = self.log.write(self.io)? {
             self.syncing = true;
+            self.wrote_at_tick = self.ticks;
             self.log_bytes_since_checkpoint += job.bytes();
             work.measured.batch_entries += self.log.written().index.0.saturating_sub(before.0);
             work.sync = Some(job);

@@ -46,6 +46,7 @@ impl Sim {
             checkpoint_dirty_bytes: 1 << 20,
             checkpoint_ticks: 80,
             active_ticks: if self.plan.long_downs { 20 } else { 80 },
+            mark_ticks: 2,
             log_retain_bytes: self.plan.retain_bytes,
             digest_entries: 64,
         };
