@@ -12,6 +12,7 @@ pub mod map;
 mod meta;
 mod page;
 mod reader;
+pub mod readonly;
 mod recovery;
 mod resident;
 pub mod scan;
