@@ -122,6 +122,44 @@ fn u64_at(header: &[u8; HEADER], at: usize) -> u64 {
     header.get(at..).and_then(|tail| tail.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
 }
 
+/// What the header of a frame says, whatever became of its payload.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub(super) id: LogId,
+    pub(super) chain: u64,
+    /// Bytes from this frame to the next.
+    pub(super) size: usize,
+    kind: u8,
+    len: u32,
+    pcrc: u32,
+    time_ms: u64,
+}
+
+impl Head {
+    /// As [`Frame::continues`].
+    pub(super) fn continues(&self, prev_chain: u64) -> bool {
+        let Self { id, kind, len, pcrc, time_ms, .. } = *self;
+        self.chain == chain_of(prev_chain, id, kind, len, pcrc, time_ms)
+    }
+}
+
+/// Reads the header at the front of `input`; `None`: it is damaged, or cut.
+pub(super) fn head(input: &[u8]) -> Option<Head> {
+    let header = input.first_chunk::<HEADER>()?;
+    let len = u32_at(header, 4);
+    let payload = usize::try_from(len).ok().filter(|len| *len <= PAYLOAD_MAX)?;
+    let sound = crc32c::crc32c(header.get(4..)?) == u32_at(header, 0);
+    (sound && EntryKind::from_byte(header[36]).is_some()).then(|| Head {
+        id: LogId { term: Term(u64_at(header, 16)), index: Index(u64_at(header, 8)) },
+        chain: u64_at(header, 24),
+        size: size_of(payload),
+        kind: header[36],
+        len,
+        pcrc: u32_at(header, 32),
+        time_ms: u64_at(header, 40),
+    })
+}
+
 /// Reads the frame at the front of `input`, its chain unchecked.
 ///
 /// # Errors

@@ -35,7 +35,7 @@ use crate::raft::types::{EntryKind, HardState, Index, LogId};
 const SECTOR: u64 = 512;
 const PAGE: u64 = 4096;
 /// No sequence, position or index comes near: counting on from here never overflows.
-const REACHABLE: u64 = 1 << 62;
+pub(super) const REACHABLE: u64 = 1 << 62;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -413,7 +413,7 @@ fn whole(frames: &[u8], batch: &BatchHeader, prev: LogId, chain: u64) -> Option<
 }
 
 /// The end of the last byte after `at` that is not zero; `None`: all of them are.
-fn dirty_end(map: &AppendMap, at: u64) -> Option<u64> {
+pub(super) fn dirty_end(map: &AppendMap, at: u64) -> Option<u64> {
     let len = usize::try_from(map.written() - at).ok()?;
     let tail = map.bytes(at, len)?;
     let last = tail.iter().rposition(|byte| *byte != 0)?;
@@ -421,7 +421,7 @@ fn dirty_end(map: &AppendMap, at: u64) -> Option<u64> {
 }
 
 /// Torn is `Ok`, anything else is `Corrupt`. See the module.
-fn classify(
+pub(super) fn classify(
     map: &AppendMap,
     header: &SegmentHeader,
     at: u64,
