@@ -41,7 +41,7 @@ pub(super) fn export(args: &ExportArgs) -> Result<Exit, Fatal> {
     let Some(path) = &args.output else {
         let mut out = stdout();
         let outcome = write_map(args, &newest, &mut out);
-        return finish(args, &newest, outcome, |result| written(result.and_then(|()| out.flush())));
+        return finish(&newest, outcome, |result| written(result.and_then(|()| out.flush())));
     };
     let mut draft = path.as_os_str().to_owned();
     draft.push(".part");
@@ -49,7 +49,7 @@ pub(super) fn export(args: &ExportArgs) -> Result<Exit, Fatal> {
     let failed = |error: io::Error| Fatal::failure(format!("{}: {error}", path.display()));
     let mut out = BufWriter::new(File::create(&draft).map_err(failed)?);
     let outcome = write_map(args, &newest, &mut out);
-    let done = finish(args, &newest, outcome, |result| {
+    let done = finish(&newest, outcome, |result| {
         result.and_then(|()| publish(out, &draft, path)).map_err(failed)
     });
     if done.is_err() {
@@ -71,7 +71,6 @@ enum Stop {
 }
 
 fn finish(
-    args: &ExportArgs,
     newest: &Newest,
     outcome: Result<u64, Stop>,
     end: impl FnOnce(io::Result<()>) -> Result<(), Fatal>,
@@ -88,7 +87,7 @@ fn finish(
         Err(Stop::Fatal(fatal)) => return Err(fatal),
     };
     let mut err = io::stderr();
-    if args.skip_binary && skipped > 0 {
+    if skipped > 0 {
         let _ = writeln!(err, "mmapd: left out {skipped} keys that are not UTF-8");
     }
     if newest.certain < newest.last {
@@ -104,6 +103,20 @@ fn finish(
 
 /// Returns how many keys were left out.
 fn write_map(args: &ExportArgs, newest: &Newest, out: &mut dyn Write) -> Result<u64, Stop> {
+    if !args.skip_binary {
+        // Before the first byte is written: half a map is worse than none.
+        let mut stop = None;
+        let looked = newest.scan(|item| {
+            let key = std::str::from_utf8(item.key).is_ok();
+            let value = args.encoding.is_some() || std::str::from_utf8(item.record.value).is_ok();
+            if !key || !value {
+                stop = Some(Stop::Fatal(binary(item.key, key)));
+            }
+            stop.is_none()
+        });
+        looked.map_err(|error| Stop::Fatal(error.into()))?;
+        stop.map_or(Ok(()), Err)?;
+    }
     let progress = bar(newest.view.keys(), "exporting");
     let (mut skipped, mut first) = (0, true);
     let mut result = out.write_all(b"{").map_err(Stop::Output);
@@ -120,10 +133,7 @@ fn write_map(args: &ExportArgs, newest: &Newest, out: &mut dyn Write) -> Result<
         };
         let (Ok(key), Some(value)) = (key, value) else {
             skipped += 1;
-            if !args.skip_binary {
-                result = Err(Stop::Fatal(binary(item.key, key.is_ok())));
-            }
-            return result.is_ok();
+            return true;
         };
         let comma = if std::mem::take(&mut first) { "\n" } else { ",\n" };
         let line = format!("{comma}{}:{value}", serde_json::json!(key));

@@ -77,12 +77,12 @@ impl Paths {
 }
 
 /// A bar on standard error while it is a terminal, nothing else.
-pub(super) fn bar(bytes: u64, what: &'static str) -> ProgressBar {
+pub(super) fn bar(steps: u64, what: &'static str) -> ProgressBar {
     let terminal = io::stderr().is_terminal();
     let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}");
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {percent}% {eta}");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(bytes), target).with_style(style).with_message(what)
+    ProgressBar::with_draw_target(Some(steps), target).with_style(style).with_message(what)
 }
 
 /// What became of writing to standard output: a closed pipe is no failure, the reader had

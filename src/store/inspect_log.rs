@@ -52,7 +52,14 @@ pub fn inspect_log(
     }
     let saved = read_slots(&mut report, disk, &dir.join("hard.state"))?;
     let fresh = Fresh { position: None, end: 0, chain: None };
-    let mut walk = Walk { report, saved, fresh, damaged: BTreeSet::new(), progress };
+    let mut walk = Walk {
+        report,
+        saved,
+        fresh,
+        damaged: BTreeSet::new(),
+        repaired: BTreeSet::new(),
+        progress,
+    };
     for (at, sequence) in sequences.iter().enumerate() {
         if let Some(before) = at.checked_sub(1).and_then(|at| sequences.get(at))
             && before + 1 != *sequence
@@ -112,6 +119,8 @@ struct Walk<'a> {
     fresh: Fresh,
     /// Entries that have a place and no readable payload.
     damaged: BTreeSet<Index>,
+    /// Entries that a later batch was made for, because they were damaged.
+    repaired: BTreeSet<Index>,
     progress: &'a mut dyn FnMut(u64),
 }
 
@@ -372,6 +381,9 @@ impl Walk<'_> {
             self.damaged.insert(head.id.index);
         } else {
             self.damaged.remove(&head.id.index);
+            if repairs {
+                self.repaired.insert(head.id.index);
+            }
             open.about.entries += 1;
             open.about.first = open.about.first.or(Some(head.id));
             open.about.last = Some(head.id);
@@ -453,18 +465,12 @@ impl Walk<'_> {
         let report = &mut self.report;
         let places = report.places.iter().filter(|place| **place == LOST).count();
         report.lost = (places + self.damaged.len()) as u64;
-        // What a later batch replaced one by one is damage that was repaired.
-        let base = report.base.index.0;
-        let (places, damaged) = (&report.places, &self.damaged);
-        let readable = |index: u64| {
-            let at = index.checked_sub(base + 1).and_then(|at| usize::try_from(at).ok());
-            let place = at.and_then(|at| places.get(at));
-            place.is_some_and(|place| *place != LOST) && !damaged.contains(&Index(index))
-        };
+        let repaired = &self.repaired;
         let notes = &mut report.notes;
         report.findings.list.retain(|finding| {
             let Some((first, last)) = finding.entries else { return true };
-            let repaired = finding.harm == Harm::Entries && (first.0..=last.0).all(readable);
+            let repaired = finding.harm == Harm::Entries
+                && (first.0..=last.0).all(|index| repaired.contains(&Index(index)));
             if repaired {
                 let Finding { file, offset, .. } = finding;
                 notes.push(format!("entries {first} to {last}, damaged at byte {offset} of {file}, were written again later"));
@@ -472,5 +478,173 @@ impl Walk<'_> {
             !repaired
         });
         self.report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::raft::message::IoToken;
+    use crate::raft::types::{EntryKind, NodeId, Term};
+    use crate::store::simdisk::SimDisk;
+    use crate::store::{Identity, Log, LogOptions};
+
+    const DIR: &str = "/log";
+    const NODE: NodeId = NodeId(1);
+
+    fn options() -> LogOptions {
+        LogOptions { dir: PathBuf::from(DIR), segment_bytes: 16 << 10 }
+    }
+
+    fn identity() -> Identity {
+        Identity { cluster: 7, node: NODE, incarnation: 3 }
+    }
+
+    fn write(log: &mut Log, first: u64, count: u64, term: u64) {
+        for index in first..first + count {
+            let id = LogId { term: Term(term), index: Index(index) };
+            let payload = vec![u8::try_from(index % 200).unwrap() + 1; 90 + index as usize % 60];
+            log.stage_own(id, EntryKind::Command, &payload, index);
+        }
+        log.set_commit(Index(first - 1));
+        let job = log.write(IoToken(1)).unwrap().unwrap();
+        let synced = job.run().unwrap();
+        let _ = log.synced(synced);
+    }
+
+    /// Three segments, with a suffix that was replaced, stopped as asked or not.
+    fn disk(clean: bool) -> Arc<SimDisk> {
+        let disk = Arc::new(SimDisk::new(1));
+        let (mut log, _) = Log::open(disk.clone(), options(), NODE, identity).unwrap();
+        log.stage_hard_state(HardState { term: Term(1), vote: Some(NODE) });
+        for batch in 0..60 {
+            write(&mut log, 1 + 5 * batch, 5, 1);
+        }
+        log.stage_hard_state(HardState { term: Term(2), vote: None });
+        write(&mut log, 297, 9, 2);
+        if clean {
+            log.mark_clean().unwrap();
+        }
+        disk
+    }
+
+    fn inspect(disk: &SimDisk) -> LogReport {
+        inspect_log(disk, Path::new(DIR), &mut |_| {}).unwrap()
+    }
+
+    fn harmful(report: &LogReport) -> bool {
+        report.findings.list.iter().any(|finding| finding.harm != Harm::Spare)
+    }
+
+    #[test]
+    fn a_whole_log_is_clean_and_every_entry_is_shown() {
+        for clean in [false, true] {
+            let disk = disk(clean);
+            let report = inspect(&disk);
+            assert!(report.findings.is_empty(), "{:?}", report.findings);
+            assert!(report.segments.len() > 2 && report.lost == 0);
+            assert_eq!((report.first(), report.last().index), (Index(1), Index(305)));
+            assert_eq!((report.commit, report.hard.term), (Index(296), Term(2)));
+            let (log, _) = Log::open(disk, options(), NODE, identity).unwrap();
+            for index in (1..=305).map(Index) {
+                let (ours, theirs) = (report.entry(index).unwrap(), log.reader().entry(index));
+                let theirs = theirs.unwrap();
+                assert_eq!((ours.id, ours.chain), (theirs.id, theirs.chain));
+                assert_eq!(ours.payload, theirs.payload);
+            }
+        }
+    }
+
+    /// What recovery refuses has a finding, and what it accepts has none: for flips all over
+    /// the files, one or several at once.
+    #[test]
+    fn the_verdict_is_that_of_recovery() {
+        let (mut refused, mut accepted) = (0, 0);
+        let mut random = 1_u64;
+        let mut draw = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % below
+        };
+        for round in 0..1500 {
+            let disk = disk(round % 2 == 0);
+            let report = inspect(&disk);
+            let mut story = Vec::new();
+            for _ in 0..=draw(3) {
+                let which = draw(report.segments.len() as u64);
+                let segment = &report.segments[usize::try_from(which).unwrap()];
+                let at = draw((segment.used + 700).min(segment.bytes));
+                let bit = 1 << draw(8);
+                let path = Path::new(&segment.file);
+                let region = disk.open(path, FileKind::Log, 0).unwrap().unwrap();
+                let mut byte = [0];
+                region.read_at(at, &mut byte).unwrap();
+                drop(region);
+                disk.damage(path, at, &[byte[0] ^ bit]);
+                story.push((which, at, bit));
+            }
+            let report = inspect(&disk);
+            match Log::open(disk, options(), NODE, identity) {
+                Ok((log, recovered)) => {
+                    accepted += 1;
+                    assert!(!harmful(&report), "{story:?}: {:?}", report.findings);
+                    assert_eq!(report.last(), recovered.last, "{story:?}");
+                    assert_eq!(report.torn.is_some(), recovered.cut.is_some(), "{story:?}");
+                    drop(log);
+                }
+                Err(StoreError::Corrupt { .. } | StoreError::Foreign { .. }) => {
+                    refused += 1;
+                    assert!(harmful(&report), "{story:?} is refused, and nothing was found");
+                }
+                Err(error) => panic!("{story:?}: {error}"),
+            }
+            for index in report.first().0..=report.last().index.0 {
+                if let Some(entry) = report.entry(Index(index)) {
+                    assert_eq!(entry.time_ms, index, "{story:?}: what is shown is right");
+                }
+            }
+        }
+        assert!(refused > 500 && accepted > 50, "{refused} refused, {accepted} accepted");
+    }
+
+    #[test]
+    fn any_bytes_at_all_are_survived() {
+        let mut random = 7_u64;
+        for round in 0..300_u64 {
+            let disk = disk(round % 2 == 0);
+            let report = inspect(&disk);
+            for segment in &report.segments {
+                let path = Path::new(&segment.file);
+                let noise: Vec<u8> = (0..2000)
+                    .map(|_| {
+                        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        random.to_le_bytes()[5]
+                    })
+                    .collect();
+                disk.damage(path, random % 9000, &noise);
+            }
+            let report = inspect(&disk);
+            assert!(harmful(&report) || report.torn.is_some(), "round {round}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_payload_costs_its_entry_alone() {
+        let disk = disk(true);
+        let report = inspect(&disk);
+        let (segment, at) = {
+            let place = report.places[9];
+            (usize::try_from(place.segment).unwrap(), u64::from(place.eighths) * 8)
+        };
+        let path = PathBuf::from(&report.segments[segment].file);
+        disk.damage(&path, at + 60, &[0]);
+        let report = inspect(&disk);
+        assert_eq!(report.lost, 1);
+        let [finding] = &report.findings.list[..] else { panic!("{:?}", report.findings) };
+        assert_eq!((finding.offset, finding.entries), (at, Some((Index(10), Index(10)))));
+        assert_eq!(finding.entry, Some(LogId { term: Term(1), index: Index(10) }));
+        assert!(report.entry(Index(10)).is_none() && report.identity(Index(10)).is_some());
+        assert!(report.entry(Index(9)).is_some() && report.entry(Index(11)).is_some());
     }
 }

@@ -135,9 +135,7 @@ impl Files {
         let has_db = Db::exists(&*disk, db)?;
         let has_log = !disk.list(log)?.is_empty();
         if !has_db && !has_log {
-            let files = format!("{} and {}", db.display(), log.display());
-            let none = std::io::Error::new(std::io::ErrorKind::NotFound, "neither is there");
-            return Err(StoreError::io("open", files)(none));
+            return Err(absent(db, &format!("neither it nor the log {} is there", log.display())));
         }
         let mut db_lock = db.as_os_str().to_owned();
         db_lock.push(".lock");
@@ -172,19 +170,12 @@ impl Files {
             ));
         }
         let newest = db.as_ref().and_then(|db| db.newest.as_ref());
-        match (&db, newest) {
-            (Some(db), Some(newest)) => {
-                agree(&log, db, newest, &mut findings, &mut notes);
-            }
-            (None, _) if log.base.index > Index(0) => {
-                let why =
-                    format!("there is no database, and the log begins after entry {}", log.base);
-                findings.push(contradiction(&self.db, why));
-            }
-            (None, _) => {
-                notes.push("there is no database yet; a start makes it from the log".into())
-            }
-            (Some(_), None) => {}
+        if let (Some(db), Some(newest)) = (&db, newest) {
+            agree(&log, db, newest, &mut findings, &mut notes);
+        } else if db.is_none() && log.last().index > Index(0) {
+            let (file, what) = (self.db.display().to_string(), "database");
+            let (why, harm) = ("the file is missing".to_owned(), Harm::Keys);
+            findings.push(Finding { file, what, why, harm, ..Finding::default() });
         }
         let state = newest.map(|newest| newest.state.clone()).unwrap_or_default();
         let alone = members(&log, &state, configured).voters.len() <= 1;
@@ -192,9 +183,11 @@ impl Files {
     }
 
     /// Shows what is in the files, entry by entry and key by key, until `show` says `false`.
+    /// Returns whether all of it could be read.
     ///
     /// # Errors
-    /// `Io`: the operating system does not let us read. Damage is shown.
+    /// `Io`: the operating system does not let us read, or what is wanted is not there.
+    /// Damage is shown.
     pub fn dump(
         &self,
         wanted: &Wanted,
@@ -203,6 +196,9 @@ impl Files {
         let mut intact = true;
         if wanted.log {
             let report = inspect_log(&*self.disk, &self.log, &mut |_| {})?;
+            if !report.found {
+                return Err(absent(&self.log, "there is no log"));
+            }
             intact &= report.findings.is_empty();
             if !show(Line::Log(&report)) {
                 return Ok(intact);
@@ -228,8 +224,8 @@ impl Files {
             if !findings.list.iter().all(|finding| show(Line::Wrong(finding))) {
                 return Ok(intact);
             }
-            if let Some(file) = &file
-                && let Some(state) = file.state()
+            let file = file.ok_or_else(|| absent(&self.db, "there is no database"))?;
+            if let Some(state) = file.state()
                 && show(Line::State(state))
             {
                 let mut shown = Shown { prefix: &wanted.prefix, show, intact: true };
@@ -459,6 +455,11 @@ impl Seen for Shown<'_, '_> {
     }
 
     fn read(&mut self, _: u64) {}
+}
+
+fn absent(file: &Path, why: &str) -> StoreError {
+    let none = std::io::Error::new(std::io::ErrorKind::NotFound, why);
+    StoreError::io("open", file.display().to_string())(none)
 }
 
 fn contradiction(file: &Path, why: String) -> Finding {
