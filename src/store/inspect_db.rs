@@ -426,3 +426,128 @@ fn range((low, high): Bounds<'_>) -> String {
 fn shown(key: &[u8]) -> String {
     format!("\"{}\"", key.get(..64).unwrap_or(key).escape_ascii())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::raft::types::{Index, LogId, NodeId, Term};
+    use crate::store::simdisk::SimDisk;
+    use crate::store::{Db, DbOptions};
+
+    const FILE: &str = "/data/db";
+
+    /// Two checkpoints of a few thousand keys, some with values of several pages.
+    fn disk() -> Arc<SimDisk> {
+        let disk = Arc::new(SimDisk::new(1));
+        let options = DbOptions {
+            path: PathBuf::from(FILE),
+            map_max: 64 << 20,
+            quota: u64::MAX,
+            grow_step: 64 << 10,
+        };
+        let identity = Identity { cluster: 7, node: NodeId(1), incarnation: 3 };
+        let mut db = Db::open(disk.clone(), options, identity).unwrap();
+        for (round, keys) in [(1, 0..800_u32), (2, 700..900)] {
+            let mut txn = db.begin();
+            for number in keys {
+                let len = if number % 40 == 0 { 10_000 } else { 30 };
+                let key = format!("key-{number:05}");
+                txn.put(Tree::Kv, key.as_bytes(), &vec![round; len]).unwrap();
+            }
+            let id = LogId { term: Term(1), index: Index(u64::from(round)) };
+            txn.state_mut().applied = id;
+            txn.commit().unwrap();
+            let job = db.begin_checkpoint().unwrap().unwrap();
+            db.finish_checkpoint(job.run().unwrap()).unwrap();
+        }
+        disk
+    }
+
+    #[derive(Default)]
+    struct Heard {
+        keys: Vec<Vec<u8>>,
+        findings: Findings,
+    }
+
+    impl Seen for Heard {
+        fn pair(&mut self, tree: Tree, key: &[u8], value: &[u8]) -> bool {
+            assert!(tree == Tree::Kv && value.iter().all(|byte| *byte == value[0]));
+            self.keys.push(key.to_vec());
+            true
+        }
+
+        fn wrong(&mut self, finding: Finding) -> bool {
+            self.findings.push(finding);
+            true
+        }
+
+        fn read(&mut self, _: u64) {}
+    }
+
+    fn look(disk: &SimDisk) -> (Heard, Heard, Findings) {
+        let mut findings = Findings::default();
+        let file = DbFile::open(disk, Path::new(FILE), &mut findings).unwrap().unwrap();
+        let (mut newest, mut older) = (Heard::default(), Heard::default());
+        let _ = file.walk(Which::Newest, &mut newest);
+        let _ = file.walk(Which::Older, &mut older);
+        (newest, older, findings)
+    }
+
+    #[test]
+    fn a_damaged_page_is_found_and_costs_what_hangs_on_it() {
+        let disk = disk();
+        let (newest, older, findings) = look(&disk);
+        assert!(findings.is_empty() && newest.findings.is_empty() && older.findings.is_empty());
+        assert_eq!((newest.keys.len(), older.keys.len()), (900, 800));
+        assert!(newest.keys.is_sorted());
+        let len = disk.open(Path::new(FILE), FileKind::Db, 0).unwrap().unwrap().len();
+        let (mut costly, mut unused) = (0, 0);
+        for page in 0..len / PAGE as u64 {
+            let at = page * PAGE as u64 + 5;
+            let region = disk.open(Path::new(FILE), FileKind::Db, 0).unwrap().unwrap();
+            let mut byte = [0];
+            region.read_at(at, &mut byte).unwrap();
+            drop(region);
+            disk.damage(Path::new(FILE), at, &[byte[0] ^ 1]);
+            let (damaged, spare, meta) = look(&disk);
+            disk.damage(Path::new(FILE), at, &byte);
+            if SLOTS.contains(&page) {
+                assert!(!meta.is_empty() && damaged.findings.is_empty(), "page {page}");
+                continue;
+            }
+            for heard in [&damaged, &spare] {
+                // A value of three pages has one checksum.
+                let near = at.saturating_sub(5 + 2 * PAGE as u64)..at;
+                let there = heard.findings.list.iter().all(|f| near.contains(&f.offset));
+                assert!(there, "page {page}: {:?}", heard.findings.list);
+            }
+            let found = !damaged.findings.is_empty() || !spare.findings.is_empty();
+            unused += usize::from(!found);
+            if !damaged.findings.is_empty() && damaged.keys.len() < newest.keys.len() {
+                costly += 1;
+                assert!(damaged.keys.is_sorted());
+            }
+            assert!(found || damaged.keys == newest.keys, "page {page} is not in use");
+        }
+        assert!(costly > 20 && unused > 0, "{costly} costly, {unused} unused");
+    }
+
+    #[test]
+    fn any_bytes_at_all_are_survived() {
+        let mut random = 7_u64;
+        for round in 0..100_u64 {
+            let disk = disk();
+            for _ in 0..=round % 5 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let noise = vec![random.to_le_bytes()[4]; 9000];
+                // The meta pages are left alone, or nothing would be walked.
+                disk.damage(Path::new(FILE), 17 * 4096 + (random >> 40) % 200_000, &noise);
+            }
+            let (newest, ..) = look(&disk);
+            assert!(newest.keys.is_sorted(), "round {round}");
+        }
+    }
+}
