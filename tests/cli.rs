@@ -454,80 +454,79 @@ fn cut(path: &Path, len: u64) {
     std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
 }
 
+/// Name, what is done to the database and the log, and what the report must say.
+const DAMAGES: &[(&str, fn(&Path, &Path), &[&str])] = &[
+    ("leaf", |db, _| flip(db, position(db, b"key-000100") + 1), &["page", "the keys"]),
+    ("value", |db, _| flip(db, position(db, b"value-57-value-57-") + 900), &["key-000057"]),
+    ("newest meta", |db, _| flip(db, 16 * 4096 + 100), &["meta page", "nothing is lost"]),
+    (
+        "bitmap",
+        |db, _| {
+            let bytes = std::fs::read(db).unwrap();
+            let newest = if number(&bytes, 24) > number(&bytes, 16 * 4096 + 24) { 0 } else { 16 };
+            let page = number(&bytes, newest * 4096 + 72);
+            flip(db, page * 4096 + 3);
+        },
+        &["bitmap", "is damaged"],
+    ),
+    ("database cut", |db, _| cut(db, 20 * 4096), &["too short"]),
+    ("database gone", |db, _| std::fs::remove_file(db).unwrap(), &["the file is missing"]),
+    (
+        "segment header",
+        |_, log| flip(&log.join("0000000000000002.seg"), 50),
+        &["0000000000000002.seg, byte 0: segment header", "entries "],
+    ),
+    (
+        "payload",
+        |_, log| {
+            let file = log.join("0000000000000001.seg");
+            flip(&file, position(&file, b"key-000003") + 2);
+        },
+        &["0000000000000001.seg", "the payload is damaged", "entry 5 of term 1", "export"],
+    ),
+    (
+        "frame header",
+        |_, log| {
+            let file = log.join("0000000000000001.seg");
+            flip(&file, position(&file, b"key-000003") - 8 - 48 + 9);
+        },
+        &["the header of a frame is damaged", "entries 5 to "],
+    ),
+    (
+        "batch header",
+        |_, log| flip(&log.join("0000000000000001.seg"), 4096 + 70),
+        &["byte 4096: batch", "entries 2 to 513"],
+    ),
+    ("slot", |_, log| flip(&log.join("hard.state"), 4096 + 60), &["byte 4096", "slot 1 of 4"]),
+    ("state gone", |_, log| std::fs::remove_file(log.join("hard.state")).unwrap(), &["vote"]),
+    (
+        "segment cut",
+        |_, log| cut(&log.join("0000000000000002.seg"), 9000),
+        &["0000000000000002.seg", "batch", "entries "],
+    ),
+    (
+        "segment gone",
+        |_, log| std::fs::remove_file(log.join("0000000000000002.seg")).unwrap(),
+        &["0000000000000002.seg", "the file is missing", "entries "],
+    ),
+    (
+        "newest cut",
+        |_, log| {
+            let names = std::fs::read_dir(log).unwrap().map(|name| name.unwrap().path());
+            let newest = names.filter(|path| path.extension().is_some_and(|e| e == "seg")).max();
+            cut(&newest.unwrap(), 4200);
+        },
+        &["the file was cut"],
+    ),
+];
+
 #[test]
 fn every_kind_of_damage_is_told_with_its_place_and_nothing_is_changed() {
-    type Harm = fn(&Path, &Path);
-    let cases: &[(&str, Harm, &[&str])] = &[
-        ("leaf", |db, _| flip(db, position(db, b"key-000100") + 1), &["page", "the keys"]),
-        ("value", |db, _| flip(db, position(db, b"value-57-value-57-") + 900), &["key-000057"]),
-        ("newest meta", |db, _| flip(db, 16 * 4096 + 100), &["meta page", "nothing is lost"]),
-        (
-            "bitmap",
-            |db, _| {
-                let bytes = std::fs::read(db).unwrap();
-                let newest =
-                    if number(&bytes, 24) > number(&bytes, 16 * 4096 + 24) { 0 } else { 16 };
-                let page = number(&bytes, newest * 4096 + 72);
-                flip(db, page * 4096 + 3);
-            },
-            &["bitmap", "is damaged"],
-        ),
-        ("database cut", |db, _| cut(db, 20 * 4096), &["too short"]),
-        ("database gone", |db, _| std::fs::remove_file(db).unwrap(), &["the file is missing"]),
-        (
-            "segment header",
-            |_, log| flip(&log.join("0000000000000002.seg"), 50),
-            &["0000000000000002.seg, byte 0: segment header", "entries "],
-        ),
-        (
-            "payload",
-            |_, log| {
-                let file = log.join("0000000000000001.seg");
-                flip(&file, position(&file, b"key-000003") + 2);
-            },
-            &["0000000000000001.seg", "the payload is damaged", "entry 5 of term 1", "export"],
-        ),
-        (
-            "frame header",
-            |_, log| {
-                let file = log.join("0000000000000001.seg");
-                flip(&file, position(&file, b"key-000003") - 8 - 48 + 9);
-            },
-            &["the header of a frame is damaged", "entries 5 to "],
-        ),
-        (
-            "batch header",
-            |_, log| flip(&log.join("0000000000000001.seg"), 4096 + 70),
-            &["byte 4096: batch", "entries 2 to 513"],
-        ),
-        ("slot", |_, log| flip(&log.join("hard.state"), 4096 + 60), &["byte 4096", "slot 1 of 4"]),
-        ("state gone", |_, log| std::fs::remove_file(log.join("hard.state")).unwrap(), &["vote"]),
-        (
-            "segment cut",
-            |_, log| cut(&log.join("0000000000000002.seg"), 9000),
-            &["0000000000000002.seg", "batch", "entries "],
-        ),
-        (
-            "segment gone",
-            |_, log| std::fs::remove_file(log.join("0000000000000002.seg")).unwrap(),
-            &["0000000000000002.seg", "the file is missing", "entries "],
-        ),
-        (
-            "newest cut",
-            |_, log| {
-                let names = std::fs::read_dir(log).unwrap().map(|name| name.unwrap().path());
-                let newest =
-                    names.filter(|path| path.extension().is_some_and(|e| e == "seg")).max();
-                cut(&newest.unwrap(), 4200);
-            },
-            &["the file was cut"],
-        ),
-    ];
     let whole = tempfile::tempdir().unwrap();
     store_of(whole.path(), 6000);
     expect(&look(whole.path(), &["check"]), 0, &["Clean", "6000 keys"], &[]);
     assert!(whole.path().join("data/log/0000000000000002.seg").exists(), "several segments");
-    for (name, harm, parts) in cases {
+    for (name, harm, parts) in DAMAGES {
         let dir = tempfile::tempdir().unwrap();
         for (path, bytes) in files_below(&whole.path().join("data")) {
             let to = dir.path().join(path.strip_prefix(whole.path()).unwrap());

@@ -505,7 +505,8 @@ mod tests {
     fn write(log: &mut Log, first: u64, count: u64, term: u64) {
         for index in first..first + count {
             let id = LogId { term: Term(term), index: Index(index) };
-            let payload = vec![u8::try_from(index % 200).unwrap() + 1; 90 + index as usize % 60];
+            let len = 90 + usize::try_from(index % 60).unwrap();
+            let payload = vec![u8::try_from(index % 200).unwrap() + 1; len];
             log.stage_own(id, EntryKind::Command, &payload, index);
         }
         log.set_commit(Index(first - 1));

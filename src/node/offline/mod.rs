@@ -327,7 +327,7 @@ fn members(log: &LogReport, state: &DbState, configured: &BTreeMap<NodeId, Strin
     let configured = membership_of(&state.membership, &Membership::of(configured.clone()));
     let places = (state.applied.index.0 + 1).max(log.first().0)..=log.last().index.0;
     let entries = places.filter_map(|place| log.entry(Index(place)));
-    let newest = entries.filter(|entry| entry.kind == EntryKind::Config).last();
+    let newest = entries.rev().find(|entry| entry.kind == EntryKind::Config);
     newest.map_or(configured.clone(), |entry| membership_of(&entry.payload, &configured))
 }
 
