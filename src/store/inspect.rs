@@ -16,7 +16,7 @@ use super::map::AppendMap;
 use super::reader::{Entry, Place};
 use crate::raft::types::{HardState, Index, LogId};
 
-pub use super::inspect_db::{Checkpoint, DbFile, Seen, SlotOfMeta, Which};
+pub use super::inspect_db::{Checkpoint, DbLook, Seen, SlotOfMeta, Which};
 pub use super::inspect_log::inspect_log;
 
 /// Findings that are kept; more are only counted.

@@ -77,7 +77,7 @@ pub trait Seen {
 
 /// A database file, open to be looked at.
 #[derive(Debug)]
-pub struct DbFile {
+pub struct DbLook {
     name: String,
     len: u64,
     slots: [SlotOfMeta; 2],
@@ -86,7 +86,7 @@ pub struct DbFile {
     map: FileWriter,
 }
 
-impl DbFile {
+impl DbLook {
     /// Opens the file; `None`: there is none. Damage of the meta pages goes to `findings`.
     ///
     /// # Errors
@@ -489,7 +489,7 @@ mod tests {
 
     fn look(disk: &SimDisk) -> (Heard, Heard, Findings) {
         let mut findings = Findings::default();
-        let file = DbFile::open(disk, Path::new(FILE), &mut findings).unwrap().unwrap();
+        let file = DbLook::open(disk, Path::new(FILE), &mut findings).unwrap().unwrap();
         let (mut newest, mut older) = (Heard::default(), Heard::default());
         let _ = file.walk(Which::Newest, &mut newest);
         let _ = file.walk(Which::Older, &mut older);

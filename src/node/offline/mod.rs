@@ -15,7 +15,7 @@ use super::open::membership_of;
 use crate::machine::{self, Item, Record, View};
 use crate::raft::types::{EntryKind, Index, LogId, Membership, NodeId};
 use crate::store::inspect::{
-    Checkpoint, DbFile, Finding, Findings, Harm, LogReport, Seen, SlotOfMeta, Which, inspect_log,
+    Checkpoint, DbLook, Finding, Findings, Harm, LogReport, Seen, SlotOfMeta, Which, inspect_log,
 };
 use crate::store::readonly::ReadOnlyDisk;
 use crate::store::{Db, DbOptions, DbState, Disk, Entry, Identity, StoreError, Tree};
@@ -162,7 +162,7 @@ impl Files {
         let mut log = inspect_log(&*self.disk, &self.log, progress)?;
         let mut findings = std::mem::take(&mut log.findings);
         let mut notes = std::mem::take(&mut log.notes);
-        let file = DbFile::open(&*self.disk, &self.db, &mut findings)?;
+        let file = DbLook::open(&*self.disk, &self.db, &mut findings)?;
         let db = file.map(|file| check_db(&file, &mut findings, progress));
         if let Some(torn) = &log.torn {
             notes.push(format!(
@@ -219,7 +219,7 @@ impl Files {
         }
         if wanted.db {
             let mut findings = Findings::default();
-            let file = DbFile::open(&*self.disk, &self.db, &mut findings)?;
+            let file = DbLook::open(&*self.disk, &self.db, &mut findings)?;
             intact &= findings.is_empty();
             if !findings.list.iter().all(|finding| show(Line::Wrong(finding))) {
                 return Ok(intact);
@@ -248,7 +248,7 @@ impl Files {
     ) -> Result<Newest, StoreError> {
         let log = inspect_log(&*self.disk, &self.log, &mut |_| {})?;
         let mut findings = Findings::default();
-        let file = DbFile::open(&*self.disk, &self.db, &mut findings)?;
+        let file = DbLook::open(&*self.disk, &self.db, &mut findings)?;
         let no = |why: &str| StoreError::Corrupt {
             file: self.db.display().to_string(),
             what: "database",
@@ -387,7 +387,7 @@ impl Seen for Digesting<'_> {
     }
 }
 
-fn check_db(file: &DbFile, findings: &mut Findings, progress: &mut dyn FnMut(u64)) -> DbChecked {
+fn check_db(file: &DbLook, findings: &mut Findings, progress: &mut dyn FnMut(u64)) -> DbChecked {
     let walk = |which: Which, findings: &mut Findings, progress: &mut dyn FnMut(u64)| {
         let mut seen = Digesting { findings, progress, digest: 0, strange: None };
         let about = file.walk(which, &mut seen)?;
