@@ -455,7 +455,9 @@ fn cut(path: &Path, len: u64) {
 }
 
 /// Name, what is done to the database and the log, and what the report must say.
-const DAMAGES: &[(&str, fn(&Path, &Path), &[&str])] = &[
+type Damage = (&'static str, fn(&Path, &Path), &'static [&'static str]);
+
+const DAMAGES: &[Damage] = &[
     ("leaf", |db, _| flip(db, position(db, b"key-000100") + 1), &["page", "the keys"]),
     ("value", |db, _| flip(db, position(db, b"value-57-value-57-") + 900), &["key-000057"]),
     ("newest meta", |db, _| flip(db, 16 * 4096 + 100), &["meta page", "nothing is lost"]),
