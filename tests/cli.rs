@@ -2,10 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the message")]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
@@ -257,4 +258,298 @@ fn a_plain_file_where_the_log_should_be_is_a_configuration_error() {
     let out = output(dir.path(), &["--port", "0", "-db", "db", "-log", "log"], &[]);
     expect(&out, 78, &[], &["log", "storage.log"]);
     assert_eq!(std::fs::read(dir.path().join("log")).unwrap(), b"mine");
+}
+
+/// Path and content of every file below `dir`.
+fn files_below(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut open) = (BTreeMap::new(), vec![dir.to_owned()]);
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.insert(path.clone(), std::fs::read(path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// As `output`, and sees that not a byte of any file changed.
+#[track_caller]
+fn look(dir: &Path, args: &[&str]) -> Output {
+    let before = files_below(dir);
+    let output = output(dir, args, &[]);
+    let after = files_below(dir);
+    let names: Vec<_> = after.keys().filter(|path| before.get(*path) != after.get(*path)).collect();
+    assert!(names.is_empty() && before.len() == after.len(), "{args:?} changed {names:?}");
+    output
+}
+
+/// A store of many keys in segments of 64 KiB, stopped as asked.
+fn store_of(dir: &Path, keys: u32) {
+    let map: serde_json::Map<_, _> = (0..keys)
+        .map(|number| {
+            let size = if number % 50 == 7 { 9000 } else { 20 };
+            (format!("key-{number:06}"), format!("value-{number}-").repeat(size / 10).into())
+        })
+        .collect();
+    std::fs::write(dir.join("seed.json"), serde_json::Value::Object(map).to_string()).unwrap();
+    std::fs::write(dir.join("small.toml"), "[storage]\nsegment = \"64KiB\"\n").unwrap();
+    expect(&output(dir, &["import", "seed.json", "--config", "small.toml"], &[]), 0, &[], &[]);
+}
+
+fn json(bytes: &[u8]) -> serde_json::Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+#[test]
+fn a_map_survives_import_serving_and_export_and_looking_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let seed = r#"{"color":"blue","a":"1","shape/round":"\u00e9\n","a":"2","z":""}"#;
+    std::fs::write(dir.path().join("seed.json"), seed).unwrap();
+    let imported = output(dir.path(), &["import", "seed.json"], &[]);
+    expect(&imported, 0, &[], &["imported 4 keys", "revision 6"]);
+    let again = output(dir.path(), &["import", "seed.json"], &[]);
+    expect(&again, 2, &[], &["data/db.mmapd", "there is data already"]);
+
+    let node = Running::start(dir.path(), &[]);
+    let got = node.get("/v1/keys/color");
+    assert!(got.ends_with("\r\n\r\nblue") && got.contains("etag: \"2\""), "{got}");
+    for command in ["check", "dump", "export"] {
+        expect(&output(dir.path(), &[command], &[]), 77, &[], &["in use by another process"]);
+    }
+    node.signal("TERM");
+    assert_eq!(node.end().0, Some(0));
+
+    let check = look(dir.path(), &["check"]);
+    expect(&check, 0, &["Clean", "4 keys at revision 6", "stopped as asked", "entries 1"], &[]);
+    let check = look(dir.path(), &["check", "--json", "data/db.mmapd", "data/log"]);
+    assert_eq!(json(&check.stdout)["clean"], true);
+    assert_eq!(json(&check.stdout)["database"]["newest"]["keys"], 4);
+    let dump = look(dir.path(), &["dump"]);
+    let lines: Vec<_> = dump.stdout.split(|byte| *byte == b'\n').collect();
+    let lines: Vec<_> = lines.iter().filter(|line| !line.is_empty()).map(|l| json(l)).collect();
+    assert_eq!(lines[0]["type"], "hard_state");
+    assert_eq!(lines[2]["command"]["key"], "color");
+    let keys: Vec<_> = lines.iter().filter(|line| line["type"] == "key").collect();
+    assert_eq!(keys.len(), 4);
+    assert_eq!((&keys[0]["key"], &keys[0]["value"]), (&"a".into(), &"2".into()));
+    assert_eq!((&keys[0]["create_revision"], &keys[0]["version"]), (&3.into(), &2.into()));
+    let few = look(dir.path(), &["dump", "--db-only", "--keys-only", "--prefix", "shape/"]);
+    assert_eq!(few.stdout.split(|byte| *byte == b'\n').count(), 3, "state, one key, the end");
+    let exported = look(dir.path(), &["export"]);
+    assert_eq!(json(&exported.stdout), json(seed.as_bytes()));
+    let to_file = output(dir.path(), &["export", "-o", "out.json"], &[]);
+    expect(&to_file, 0, &[], &[]);
+    assert_eq!(std::fs::read(dir.path().join("out.json")).unwrap(), exported.stdout);
+}
+
+#[test]
+fn what_is_not_text_is_named_wrapped_left_out_or_dumped() {
+    let dir = tempfile::tempdir().unwrap();
+    let seed = r#"{"bin":{"base64":"/wA="},"text":"x"}"#;
+    std::fs::write(dir.path().join("seed.json"), seed).unwrap();
+    expect(&output(dir.path(), &["import", "seed.json"], &[]), 0, &[], &[]);
+    let refused = look(dir.path(), &["export"]);
+    expect(&refused, 65, &[], &["key \"bin\"", "--encoding base64", "--skip-binary"]);
+    assert!(refused.stdout.is_empty(), "half a map is worse than none");
+    let wrapped = look(dir.path(), &["export", "--encoding", "base64"]);
+    assert_eq!(json(&wrapped.stdout), json(seed.as_bytes()));
+    let skipped = look(dir.path(), &["export", "--skip-binary"]);
+    expect(&skipped, 0, &["{\n\"text\":\"x\"\n}\n"], &["left out 1 keys"]);
+    let dump = look(dir.path(), &["dump"]);
+    std::fs::write(dir.path().join("lines"), dump.stdout).unwrap();
+    let other = ["--db", "other/db", "--log", "other/log"];
+    let import = [&["import", "--lines", "lines"][..], &other].concat();
+    expect(&output(dir.path(), &import, &[]), 0, &[], &["imported 2 keys"]);
+    let copied = look(dir.path(), &[&["export", "--encoding", "base64"][..], &other].concat());
+    assert_eq!(copied.stdout, wrapped.stdout);
+}
+
+#[test]
+fn bad_json_is_named_by_its_place_and_leaves_no_store() {
+    let dir = tempfile::tempdir().unwrap();
+    for (text, parts) in [
+        ("{\"a\":\"b\",\n \"c\":7}", &["bad.json: ", "integer `7`", "line 2 column 7"][..]),
+        ("{\"a\":\"b\"", &["bad.json: ", "EOF", "line 1"]),
+        ("{\"a\":\"b\"} x", &["bad.json: ", "trailing", "line 1 column 11"]),
+        ("{\"a\":{\"base64\":\"*\"}}", &["bad.json: ", "line 1"]),
+        ("{\"\":\"b\"}", &["bad.json: ", "1 to 4096", "line 1"]),
+        ("[]", &["bad.json: ", "a map of keys", "line 1"]),
+    ] {
+        std::fs::write(dir.path().join("bad.json"), text).unwrap();
+        expect(&output(dir.path(), &["import", "bad.json"], &[]), 65, &[], parts);
+        let left = files_below(&dir.path().join("data"));
+        let left: Vec<_> = left.keys().map(|path| path.file_name().unwrap()).collect();
+        assert_eq!(left, ["db.mmapd.lock", "LOCK"], "after {text}");
+    }
+    expect(&output(dir.path(), &["import", "none.json"], &[]), 74, &[], &["none.json"]);
+    std::fs::write(dir.path().join("good.json"), "{}").unwrap();
+    let peers = [("MMAPD_PEERS", "1=http://127.0.0.1:3001,2=http://127.0.0.1:3002")];
+    let cluster = output(dir.path(), &["import", "good.json"], &peers);
+    expect(&cluster, 78, &[], &["2 members", "import on a node alone"]);
+    expect(&output(dir.path(), &["import", "good.json"], &[]), 0, &[], &["imported 0 keys"]);
+    expect(&look(dir.path(), &["check"]), 0, &["Clean"], &[]);
+}
+
+#[test]
+fn a_closed_pipe_ends_a_dump_quietly_and_missing_files_are_unreadable() {
+    let dir = tempfile::tempdir().unwrap();
+    store_of(dir.path(), 2000);
+    let mut child =
+        mmapd(dir.path(), &["dump"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _watchdog = Watchdog::over(&child);
+    drop(child.stdout.take());
+    let out = child.wait_with_output().unwrap();
+    expect(&out, 0, &[], &[]);
+    assert!(out.stderr.is_empty());
+    for command in ["check", "dump", "export"] {
+        let none = output(dir.path(), &[command, "no/db", "no/log"], &[]);
+        expect(&none, 74, &[], &["no/db", "no/log"]);
+    }
+    assert!(!dir.path().join("no").exists());
+    expect(&look(dir.path(), &["dump", "no/db", "data/log"]), 74, &[], &["no/db", "no database"]);
+    expect(&look(dir.path(), &["check", "data/db.mmapd"]), 2, &[], &["LOG"]);
+}
+
+#[test]
+fn a_killed_node_is_clean_and_its_torn_tail_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("seed.json"), r#"{"a":"1"}"#).unwrap();
+    expect(&output(dir.path(), &["import", "seed.json"], &[]), 0, &[], &[]);
+    let node = Running::start(dir.path(), &[]);
+    node.signal("KILL");
+    assert_eq!(node.end().0, None);
+    let check = look(dir.path(), &["check", "--json"]);
+    expect(&check, 0, &["\"clean_stop\": false"], &[]);
+    let segments = json(&check.stdout)["log"]["segments"].clone();
+    let newest = segments.as_array().unwrap().last().unwrap();
+    let (file, used) = (newest["file"].as_str().unwrap(), newest["used"].as_u64().unwrap());
+    // The first and the third sector of a batch arrived, the second did not.
+    let file = dir.path().join(file);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let start = usize::try_from(used.next_multiple_of(512)).unwrap();
+    bytes[start..start + 8].copy_from_slice(b"BTCHxxxx");
+    bytes[start + 1024..start + 1030].fill(7);
+    std::fs::write(&file, bytes).unwrap();
+    expect(&look(dir.path(), &["check"]), 0, &["torn tail", "Clean"], &[]);
+    expect(&look(dir.path(), &["export"]), 0, &["\"a\":\"1\""], &[]);
+}
+
+/// Flips a bit.
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 4;
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn position(path: &Path, wanted: &[u8]) -> usize {
+    let bytes = std::fs::read(path).unwrap();
+    bytes.windows(wanted.len()).position(|part| part == wanted).unwrap()
+}
+
+fn cut(path: &Path, len: u64) {
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+}
+
+/// Name, what is done to the database and the log, and what the report must say.
+type Damage = (&'static str, fn(&Path, &Path), &'static [&'static str]);
+
+const DAMAGES: &[Damage] = &[
+    ("leaf", |db, _| flip(db, position(db, b"key-000100") + 1), &["page", "the keys"]),
+    ("value", |db, _| flip(db, position(db, b"value-57-value-57-") + 900), &["key-000057"]),
+    ("newest meta", |db, _| flip(db, 16 * 4096 + 100), &["meta page", "nothing is lost"]),
+    (
+        "bitmap",
+        |db, _| {
+            let bytes = std::fs::read(db).unwrap();
+            let newest = if number(&bytes, 24) > number(&bytes, 16 * 4096 + 24) { 0 } else { 16 };
+            let page = number(&bytes, newest * 4096 + 72);
+            flip(db, page * 4096 + 3);
+        },
+        &["bitmap", "is damaged"],
+    ),
+    ("database cut", |db, _| cut(db, 20 * 4096), &["too short"]),
+    ("database gone", |db, _| std::fs::remove_file(db).unwrap(), &["the file is missing"]),
+    (
+        "segment header",
+        |_, log| flip(&log.join("0000000000000002.seg"), 50),
+        &["0000000000000002.seg, byte 0: segment header", "entries "],
+    ),
+    (
+        "payload",
+        |_, log| {
+            let file = log.join("0000000000000001.seg");
+            flip(&file, position(&file, b"key-000003") + 2);
+        },
+        &["0000000000000001.seg", "the payload is damaged", "entry 5 of term 1", "export"],
+    ),
+    (
+        "frame header",
+        |_, log| {
+            let file = log.join("0000000000000001.seg");
+            flip(&file, position(&file, b"key-000003") - 8 - 48 + 9);
+        },
+        &["the header of a frame is damaged", "entries 5 to "],
+    ),
+    (
+        "batch header",
+        |_, log| flip(&log.join("0000000000000001.seg"), 4096 + 70),
+        &["byte 4096: batch", "entries 2 to 513"],
+    ),
+    ("slot", |_, log| flip(&log.join("hard.state"), 4096 + 60), &["byte 4096", "slot 1 of 4"]),
+    ("state gone", |_, log| std::fs::remove_file(log.join("hard.state")).unwrap(), &["vote"]),
+    (
+        "segment cut",
+        |_, log| cut(&log.join("0000000000000002.seg"), 9000),
+        &["0000000000000002.seg", "batch", "entries "],
+    ),
+    (
+        "segment gone",
+        |_, log| std::fs::remove_file(log.join("0000000000000002.seg")).unwrap(),
+        &["0000000000000002.seg", "the file is missing", "entries "],
+    ),
+    (
+        "newest cut",
+        |_, log| {
+            let names = std::fs::read_dir(log).unwrap().map(|name| name.unwrap().path());
+            let newest = names.filter(|path| path.extension().is_some_and(|e| e == "seg")).max();
+            cut(&newest.unwrap(), 4200);
+        },
+        &["the file was cut"],
+    ),
+];
+
+#[test]
+fn every_kind_of_damage_is_told_with_its_place_and_nothing_is_changed() {
+    let whole = tempfile::tempdir().unwrap();
+    store_of(whole.path(), 6000);
+    expect(&look(whole.path(), &["check"]), 0, &["Clean", "6000 keys"], &[]);
+    assert!(whole.path().join("data/log/0000000000000002.seg").exists(), "several segments");
+    for (name, harm, parts) in DAMAGES {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, bytes) in files_below(&whole.path().join("data")) {
+            let to = dir.path().join(path.strip_prefix(whole.path()).unwrap());
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::write(to, bytes).unwrap();
+        }
+        harm(&dir.path().join("data/db.mmapd"), &dir.path().join("data/log"));
+        let check = look(dir.path(), &["check"]);
+        let text = String::from_utf8_lossy(&check.stdout);
+        assert_eq!(check.status.code(), Some(65), "{name}:\n{text}");
+        for part in *parts {
+            assert!(text.contains(part), "{name} should say {part:?}:\n{text}");
+        }
+        let report = json(&look(dir.path(), &["check", "--json"]).stdout);
+        assert!(!report["damage"].as_array().unwrap().is_empty(), "{name}");
+        let dump = look(dir.path(), &["dump"]);
+        assert!([65, 74].contains(&dump.status.code().unwrap()), "{name}");
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> usize {
+    let bytes = bytes[at..at + 8].try_into().unwrap();
+    usize::try_from(u64::from_le_bytes(bytes)).unwrap()
 }

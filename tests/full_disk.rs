@@ -112,6 +112,10 @@ impl Region for TightRegion {
         self.inner.read_at(offset, into)
     }
 
+    fn read_disk(&self, offset: u64, into: &mut [u8]) -> Result<bool, StoreError> {
+        self.inner.read_disk(offset, into)
+    }
+
     fn sync(&self, offset: u64, len: u64) -> Result<(), StoreError> {
         self.inner.sync(offset, len)
     }

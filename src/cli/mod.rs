@@ -5,8 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
+mod dump;
 mod exit;
+mod export;
+mod import;
 mod notify;
+mod place;
 mod serve;
 
 use std::ffi::OsString;
@@ -71,6 +76,14 @@ struct Args {
 enum Command {
     /// Print the OpenAPI description of the HTTP interface
     Openapi,
+    /// Verify the files of a node that is not running, without changing them
+    Check(check::CheckArgs),
+    /// Print everything in the files of a node that is not running, as JSON lines
+    Dump(dump::DumpArgs),
+    /// Print all keys of a node that is not running, as a JSON map
+    Export(export::ExportArgs),
+    /// Make the files of a new node from a JSON map
+    Import(import::ImportArgs),
 }
 
 /// Does what the command line says; returns when the process should end.
@@ -84,7 +97,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     match dispatch(&args) {
-        Ok(()) => Exit::Normal.into(),
+        Ok(exit) => exit.into(),
         Err(fatal) => {
             let _ = writeln!(std::io::stderr(), "mmapd: {}", fatal.message);
             fatal.exit.into()
@@ -92,15 +105,27 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn dispatch(args: &Args) -> Result<(), Fatal> {
+fn dispatch(args: &Args) -> Result<Exit, Fatal> {
+    match &args.command {
+        Some(Command::Openapi) => openapi().map(|()| Exit::Normal),
+        Some(Command::Check(args)) => check::check(args),
+        Some(Command::Dump(args)) => dump::dump(args),
+        Some(Command::Export(args)) => export::export(args),
+        Some(Command::Import(args)) => import::import(args),
+        None => daemon(args).map(|()| Exit::Normal),
+    }
+}
+
+fn openapi() -> Result<(), Fatal> {
+    match crate::http::openapi().to_pretty_json() {
+        Ok(text) => print(&format!("{text}\n")),
+        Err(error) => Err(Fatal::failure(format!("the description has no JSON form: {error}"))),
+    }
+}
+
+fn daemon(args: &Args) -> Result<(), Fatal> {
     if args.version {
         return print(&format!("mmapd {VERSION} (commit {COMMIT})\n"));
-    }
-    if let Some(Command::Openapi) = args.command {
-        return match crate::http::openapi().to_pretty_json() {
-            Ok(text) => print(&format!("{text}\n")),
-            Err(error) => Err(Fatal::failure(format!("the description has no JSON form: {error}"))),
-        };
     }
     let sources = args.sources();
     let loaded = load(&sources)?;

@@ -7,8 +7,10 @@
 mod clock;
 mod core;
 mod handle;
+pub mod import;
 mod inbound;
 mod measure;
+pub mod offline;
 mod open;
 mod pace;
 mod run;

@@ -31,7 +31,8 @@ use super::error::StoreError;
 use super::segment::{half, word};
 use crate::raft::types::{HardState, Index, LogId, NodeId, Term};
 
-const SLOT: u64 = 4096;
+/// Bytes of a slot.
+pub(super) const SLOT: u64 = 4096;
 const SLOTS: u64 = 4;
 const COVERED: usize = 160;
 const MAGIC: [u8; 8] = *b"MMAPDHST";
@@ -216,6 +217,25 @@ fn encode(sequence: u64, saved: &Saved, bytes: &mut [u8]) {
     }
     let crc = crc32c::crc32c(&bytes[16..COVERED]);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// All slots of the file in `path`, for a look at them; `None`: not whole, or not there.
+pub(super) fn read_slots(
+    disk: &dyn Disk,
+    path: &Path,
+) -> Result<Vec<Option<(u64, Saved)>>, StoreError> {
+    let Some(region) = disk.open(path, FileKind::Log, SLOTS * SLOT)? else {
+        return Ok(Vec::new());
+    };
+    let mut slots = Vec::new();
+    for slot in 0..SLOTS {
+        let mut bytes = [0; COVERED];
+        if region.len() >= (slot + 1) * SLOT {
+            region.read_at(slot * SLOT, &mut bytes)?;
+        }
+        slots.push(decode(&bytes));
+    }
+    Ok(slots)
 }
 
 /// Total: any bytes give a slot or nothing.

@@ -40,7 +40,7 @@ use crate::raft::types::{HardState, Index, LogId};
 
 const PAGE: u64 = 4096;
 /// No sequence, position or index comes near: counting on from here never overflows.
-const REACHABLE: u64 = 1 << 62;
+pub(super) const REACHABLE: u64 = 1 << 62;
 
 /// What was found.
 #[derive(Debug, Default)]
