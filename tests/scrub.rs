@@ -11,7 +11,7 @@ use mmapd::raft::message::IoToken;
 use mmapd::raft::types::{EntryKind, Index, LogId, NodeId, Term};
 use mmapd::store::disk::{Disk, FileKind, LinuxDisk};
 use mmapd::store::simdisk::{Rng, SimDisk};
-use mmapd::store::{Db, DbOptions, Finding, Identity, Log, LogOptions, Scrub, Tree};
+use mmapd::store::{Db, DbOptions, Finding, Identity, Log, LogOptions, Scrub, Shrink, Tree};
 
 const IDENTITY: Identity = Identity { cluster: 7, node: NodeId(1), incarnation: 3 };
 const PAGE: usize = 4096;
@@ -34,10 +34,15 @@ fn db_path() -> PathBuf {
 
 fn open(sim: &SimDisk) -> (Log, Db) {
     let disk: Arc<dyn Disk> = Arc::new(sim.clone());
-    let options = LogOptions { dir: log_dir(), segment_bytes: 16 << 10 };
+    let options = LogOptions { dir: log_dir(), segment_bytes: 16 << 10, repairable: false };
     let (log, _) = Log::open(Arc::clone(&disk), options, NodeId(1), || IDENTITY).unwrap();
-    let options =
-        DbOptions { path: db_path(), map_max: 16 << 20, quota: 12 << 20, grow_step: 64 << 10 };
+    let options = DbOptions {
+        path: db_path(),
+        map_max: 16 << 20,
+        quota: 12 << 20,
+        grow_step: 64 << 10,
+        shrink: Shrink::default(),
+    };
     (log, Db::open(disk, options, IDENTITY).unwrap())
 }
 
