@@ -76,10 +76,6 @@ impl Disk for Tight {
         self.inner.sync_dir(dir)
     }
 
-    fn free_bytes(&self, _: &Path) -> Option<u64> {
-        None
-    }
-
     fn lock(&self, path: &Path) -> Result<Box<dyn Send + Sync>, StoreError> {
         self.inner.lock(path)
     }
@@ -192,7 +188,7 @@ fn open(disk: Arc<dyn Disk>) -> Db {
 fn fill(db: &mut Db, applied: u64, keys: u32) {
     let mut txn = db.begin();
     for key in 0..keys {
-        txn.put(Tree::Kv, &key.to_be_bytes(), &[key.to_le_bytes()[0]; 900]).unwrap();
+        txn.put(Tree::Kv, &key.to_le_bytes(), &[key.to_le_bytes()[0]; 900]).unwrap();
     }
     txn.state_mut().applied = LogId { term: Term(1), index: Index(applied) };
     txn.commit().unwrap();

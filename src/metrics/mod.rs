@@ -128,9 +128,7 @@ pub struct Metrics {
     pub db_size_bytes: Gauge,
     pub db_live_bytes: Gauge,
     pub db_checkpoint_duration: Histogram,
-    pub db_compactions_done: Counter,
-    pub db_compactions_failed: Counter,
-    pub db_compaction_duration: Histogram,
+    pub db_compactions: CompactionMetrics,
     pub kv_keys: Gauge,
     pub kv_revision: Gauge,
     pub watch_streams: Gauge,
@@ -277,10 +275,6 @@ impl Metrics {
     fn register(r: &Declare<'_>) -> Self {
         let build = [("version", VERSION), ("commit", COMMIT)];
         r.gauge("mmapd_build_info", "Always 1; the labels say what runs", &build).set(1.0);
-        let compactions = |outcome| {
-            let help = "Compactions of the database, by what became of them";
-            r.counter("mmapd_db_compactions_total", help, &[("outcome", outcome)])
-        };
         let outcome = |outcome| {
             let help = "Writes proposed here, by what the client was told";
             r.counter("mmapd_raft_proposals_total", help, &[("outcome", outcome)])
@@ -342,12 +336,7 @@ impl Metrics {
                 CHECKPOINT_DURATION,
                 "Time to make the database durable up to one entry",
             ),
-            db_compactions_done: compactions("done"),
-            db_compactions_failed: compactions("failed"),
-            db_compaction_duration: histogram(
-                COMPACTION_DURATION,
-                "Time to write the database anew and take its place",
-            ),
+            db_compactions: CompactionMetrics::register(r),
             kv_keys: gauge("mmapd_kv_keys", "Keys stored"),
             kv_revision: gauge("mmapd_kv_revision", "Revision of the newest change"),
             watch_streams: gauge("mmapd_watch_streams", "Open watches"),
@@ -358,6 +347,27 @@ impl Metrics {
     #[must_use]
     pub fn peer(&self, id: u64) -> PeerMetrics {
         registry().peer(id)
+    }
+}
+
+/// Compactions of the database.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "a metric is described where it is registered")]
+pub struct CompactionMetrics {
+    pub done: Counter,
+    pub failed: Counter,
+    pub duration: Histogram,
+}
+
+impl CompactionMetrics {
+    fn register(r: &Declare<'_>) -> Self {
+        let outcome = |outcome| {
+            let help = "Compactions of the database, by what became of them";
+            r.counter("mmapd_db_compactions_total", help, &[("outcome", outcome)])
+        };
+        let help = "Time to write the database anew and take its place";
+        let duration = r.histogram(COMPACTION_DURATION, help, &[]);
+        Self { done: outcome("done"), failed: outcome("failed"), duration }
     }
 }
 

@@ -94,7 +94,7 @@ impl Measure {
         }
         if let Some(micros) = measured.compaction_us {
             let took = Duration::from_micros(micros).as_secs_f64();
-            metrics.db_compaction_duration.record(took);
+            metrics.db_compactions.duration.record(took);
         }
         metrics.repaired_entries.increment(measured.repaired);
         metrics.digest_mismatches.increment(measured.digest_mismatches);
@@ -146,7 +146,7 @@ impl Measure {
             }
             Answer::Unknown => self.metrics.proposals_unknown.increment(1),
             Answer::Compacted(Ok(done)) => {
-                self.metrics.db_compactions_done.increment(1);
+                self.metrics.db_compactions.done.increment(1);
                 tracing::info!(
                     before_bytes = done.before_bytes,
                     after_bytes = done.after_bytes,
@@ -156,7 +156,7 @@ impl Measure {
             }
             Answer::Compacted(Err(NotCompacted::Busy)) => {}
             Answer::Compacted(Err(why)) => {
-                self.metrics.db_compactions_failed.increment(1);
+                self.metrics.db_compactions.failed.increment(1);
                 tracing::error!(?why, "the database was not compacted; its file is as it was");
             }
             Answer::Readable | Answer::NotReadable(_) | Answer::Installed(_) => {}

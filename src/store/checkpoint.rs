@@ -152,6 +152,19 @@ impl Db {
         self.renew_pin();
         Ok(self.reclaim())
     }
+
+    /// Plants a bug for the crash tests: pages of durable checkpoints are given out again.
+    #[doc(hidden)]
+    pub fn plant_reuse(&mut self, reckless: bool) {
+        self.space.plant_reuse(reckless);
+    }
+
+    /// Plants a bug for the crash tests: the bitmap of a checkpoint is written over the one of
+    /// the checkpoint before.
+    #[doc(hidden)]
+    pub fn plant_bitmap_in_place(&mut self) {
+        self.bitmap_in_place = true;
+    }
 }
 
 impl CheckpointJob {
@@ -186,7 +199,7 @@ impl CheckpointJob {
         let mut out = Paced::new(writer, pace);
         out.grow(meta.pages)?;
         let mut sealing = Sealing {
-            snapshot: &*snapshot,
+            snapshot: &snapshot,
             out,
             dirty: &dirty,
             seq: meta.seq,

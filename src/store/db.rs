@@ -535,19 +535,6 @@ impl Db {
         self.published = published;
     }
 
-    /// Plants a bug for the crash tests: pages of durable checkpoints are given out again.
-    #[doc(hidden)]
-    pub fn plant_reuse(&mut self, reckless: bool) {
-        self.space.plant_reuse(reckless);
-    }
-
-    /// Plants a bug for the crash tests: the bitmap of a checkpoint is written over the one of
-    /// the checkpoint before.
-    #[doc(hidden)]
-    pub fn plant_bitmap_in_place(&mut self) {
-        self.bitmap_in_place = true;
-    }
-
     /// Publishes the newest state once more, under a pin that sees only what is there now.
     pub(super) fn renew_pin(&mut self) {
         let Snapshot { roots, state, .. } = &*self.current;

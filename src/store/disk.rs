@@ -90,7 +90,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn sync_dir(&self, dir: &Path) -> Result<(), StoreError>;
 
     /// Bytes that may still be written into the file system of `dir`; `None`: nobody knows.
-    fn free_bytes(&self, dir: &Path) -> Option<u64>;
+    fn free_bytes(&self, _dir: &Path) -> Option<u64> {
+        None
+    }
 
     /// Takes the exclusive lock `path`, until the guard is dropped.
     ///

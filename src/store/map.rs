@@ -568,16 +568,11 @@ impl PageMap {
                 let skip = first.saturating_sub(at * PIECE);
                 piece.get().into_iter().flatten().skip(skip)
             });
-        let clear = slots.all(|slot| {
+        slots.all(|slot| {
+            // What waits in limbo says so here until it is free.
             let slot = slot.load(Ordering::Acquire);
             slot != FILE && slot != VERIFIED && slot != LIMBO_FILE
-        });
-        let mut limbo = lock(&self.limbo);
-        clear
-            && limbo.iter_mut().all(|entry| {
-                let in_file = entry.heap.get_mut().is_null();
-                !in_file || entry.page + entry.pages <= page
-            })
+        })
     }
 
     /// Length of the file in bytes.
