@@ -66,13 +66,47 @@ pub struct Address {
 /// One packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// The message. An append comes without its run of entries: whoever checks the frames
-    /// fills it in.
-    pub envelope: Envelope,
+    /// Who sent it.
+    pub from: NodeId,
     /// The sender's incarnation.
     pub incarnation: u64,
-    /// The entries of an append, verbatim; empty otherwise.
+    /// What it says.
+    pub content: Content,
+    /// The entries of an append or of [`Aside::Frames`], verbatim; empty otherwise.
     pub frames: Bytes,
+}
+
+/// What a packet says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A message of the protocol. An append comes without its run of entries: whoever
+    /// checks the frames fills it in.
+    Protocol(Envelope),
+    /// From driver to driver; the protocol hears nothing of it.
+    Aside(Aside),
+}
+
+/// What nodes say to each other about their files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aside {
+    /// "My copies of these entries are damaged: send me yours."
+    Fetch {
+        /// The first entry.
+        first: Index,
+        /// The last one.
+        last: Index,
+    },
+    /// Answer to `Fetch`: the frames follow, as many as there are in one piece.
+    Frames,
+    /// "After this entry, the digest of my state was this."
+    Digest {
+        /// The entry.
+        index: Index,
+        /// The digest.
+        digest: u128,
+    },
+    /// "My database is lost: send me a snapshot."
+    NeedState,
 }
 
 /// Encodes all but the frames, of which `frames` bytes will follow.
@@ -81,19 +115,58 @@ pub struct Packet {
 /// When the frames are larger than [`FRAMES_MAX`]: the sender splits before.
 #[must_use]
 pub fn encode(us: Address, envelope: &Envelope, frames: usize) -> Vec<u8> {
-    assert!(frames <= FRAMES_MAX, "the sender splits what is larger");
     let mut out = vec![0; HEADER];
     let kind = put_fields(&envelope.message, &mut out);
+    let Envelope { from, to, term, .. } = *envelope;
+    finish(us, (from, to, term), kind, frames, out)
+}
+
+/// As [`encode`], for what is said aside.
+///
+/// # Panics
+/// As for [`encode`].
+#[must_use]
+pub fn encode_aside(us: Address, to: NodeId, aside: Aside, frames: usize) -> Vec<u8> {
+    let mut out = vec![0; HEADER];
+    let kind = match aside {
+        Aside::Fetch { first, last } => {
+            put(&mut out, &[first.0, last.0]);
+            32
+        }
+        Aside::Frames => 33,
+        Aside::Digest { index, digest } => {
+            put(&mut out, &[index.0]);
+            out.extend(digest.to_le_bytes());
+            34
+        }
+        Aside::NeedState => 35,
+    };
+    finish(us, (us.node, to, Term(0)), kind, frames, out)
+}
+
+fn put(out: &mut Vec<u8>, numbers: &[u64]) {
+    out.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+}
+
+/// Fills in the header before the fields.
+fn finish(
+    us: Address,
+    (from, to, term): (NodeId, NodeId, Term),
+    kind: u8,
+    frames: usize,
+    mut out: Vec<u8>,
+) -> Vec<u8> {
+    assert!(frames <= FRAMES_MAX, "the sender splits what is larger");
     let fields = u32::try_from(out.len() - HEADER).expect("fields are small");
     let frames = u32::try_from(frames).expect("checked above");
     out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
     out[4..6].copy_from_slice(&VERSION.to_le_bytes());
     out[6] = kind;
     out[8..24].copy_from_slice(&us.cluster.to_le_bytes());
-    out[24..32].copy_from_slice(&envelope.from.0.to_le_bytes());
-    out[32..40].copy_from_slice(&envelope.to.0.to_le_bytes());
+    out[24..32].copy_from_slice(&from.0.to_le_bytes());
+    out[32..40].copy_from_slice(&to.0.to_le_bytes());
     out[40..48].copy_from_slice(&us.incarnation.to_le_bytes());
-    out[48..56].copy_from_slice(&envelope.term.0.to_le_bytes());
+    out[48..56].copy_from_slice(&term.0.to_le_bytes());
     out[56..60].copy_from_slice(&fields.to_le_bytes());
     out[60..64].copy_from_slice(&frames.to_le_bytes());
     let crc = crc32c::crc32c_append(crc32c::crc32c(&out[..64]), &out[HEADER..]);
@@ -142,21 +215,34 @@ pub fn decode(us: Address, buffer: &mut BytesMut) -> Result<Option<Packet>, Wire
     packet.advance(HEADER);
     let head = packet.split_to(fields);
     let mut input = Fields { left: &head };
-    let message = take_fields(kind, &mut input)?;
+    let (content, with_frames) = if kind < 32 {
+        let message = take_fields(kind, &mut input)?;
+        let with_frames = matches!(message, Message::Append { .. });
+        (Content::Protocol(Envelope { from, to, term, message }), with_frames)
+    } else {
+        let aside = take_aside(kind, &mut input)?;
+        (Content::Aside(aside), aside == Aside::Frames)
+    };
     if !input.left.is_empty() {
         return Err(WireError::Malformed("bytes after the fields"));
     }
-    if !packet.is_empty() && !matches!(message, Message::Append { .. }) {
+    if !packet.is_empty() && !with_frames {
         return Err(WireError::Malformed("frames on a message that has none"));
     }
-    let envelope = Envelope { from, to, term, message };
-    Ok(Some(Packet { envelope, incarnation, frames: packet }))
+    Ok(Some(Packet { from, incarnation, content, frames: packet }))
+}
+
+fn take_aside(kind: u8, input: &mut Fields<'_>) -> Result<Aside, WireError> {
+    Ok(match kind {
+        32 => Aside::Fetch { first: input.index()?, last: input.index()? },
+        33 => Aside::Frames,
+        34 => Aside::Digest { index: input.index()?, digest: input.u128()? },
+        35 => Aside::NeedState,
+        _ => return Err(WireError::Malformed("unknown kind of message")),
+    })
 }
 
 fn put_fields(message: &Message, out: &mut Vec<u8>) -> u8 {
-    fn put(out: &mut Vec<u8>, numbers: &[u64]) {
-        out.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
-    }
     match message {
         Message::PreVote { last } => {
             put(out, &[last.term.0, last.index.0]);
@@ -410,6 +496,12 @@ mod tests {
         ]
     }
 
+    fn asides() -> impl Iterator<Item = Aside> {
+        let digest = Aside::Digest { index: Index(4096), digest: u128::MAX / 3 };
+        let fetch = Aside::Fetch { first: Index(5), last: Index(9) };
+        [fetch, Aside::Frames, digest, Aside::NeedState].into_iter()
+    }
+
     fn envelope(message: Message) -> Envelope {
         Envelope { from: NodeId(1), to: NodeId(2), term: Term(3), message }
     }
@@ -423,29 +515,38 @@ mod tests {
             stream.extend(encode(US, &envelope(message), frames.len()));
             stream.extend(frames);
         }
+        let us = Address { node: NodeId(1), ..US };
+        for aside in asides() {
+            let frames: &[u8] = if aside == Aside::Frames { b"frames" } else { b"" };
+            stream.extend(encode_aside(us, US.node, aside, frames.len()));
+            stream.extend(frames);
+        }
         for step in [1, 7, 64, stream.len()] {
             let mut buffer = BytesMut::new();
             let mut found = Vec::new();
             for part in stream.chunks(step) {
                 buffer.extend_from_slice(part);
                 while let Some(packet) = decode(US, &mut buffer).unwrap() {
-                    found.push(packet.envelope.message);
+                    found.push(packet.content);
                 }
             }
-            assert_eq!(found, messages(), "cut into steps of {step}");
+            let sent = messages().into_iter().map(|message| Content::Protocol(envelope(message)));
+            let sent: Vec<Content> = sent.chain(asides().map(Content::Aside)).collect();
+            assert_eq!(found, sent, "cut into steps of {step}");
         }
     }
 
     #[test]
     fn a_flipped_bit_is_never_believed() {
-        for message in messages() {
-            let good = encode(US, &envelope(message.clone()), 0);
+        let asides = asides().map(|aside| encode_aside(US, US.node, aside, 0));
+        let messages = messages().into_iter().map(|message| encode(US, &envelope(message), 0));
+        for (number, good) in messages.chain(asides).enumerate() {
             for at in 0..good.len() * 8 {
                 let mut bad = good.clone();
                 bad[at / 8] ^= 1 << (at % 8);
                 let mut buffer = BytesMut::from(&bad[..]);
                 let decoded = decode(US, &mut buffer);
-                assert!(!matches!(decoded, Ok(Some(_))), "bit {at} of {message:?}");
+                assert!(!matches!(decoded, Ok(Some(_))), "bit {at} of message {number}");
             }
         }
     }

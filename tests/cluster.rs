@@ -433,3 +433,146 @@ fn mistakes_in_the_configuration_are_named() {
     let (_dir, mut node) = alone(&["--no-such-flag"]);
     refuses(&mut node, 2, &["--no-such-flag"]);
 }
+
+/// Flips one bit of each given byte of a file.
+fn flip(path: &std::path::Path, at: impl Iterator<Item = usize>) {
+    let mut bytes = fs::read(path).expect("a file");
+    for at in at {
+        bytes[at] ^= 4;
+    }
+    fs::write(path, bytes).expect("a file");
+}
+
+/// What a node's own copy of a key is, without asking the others.
+fn own_copy(client: &mut Client, key: &str) -> Option<String> {
+    let reply = client.get(&format!("/v1/keys/{key}?consistency=stale")).ok()?;
+    (reply.status == 200).then(|| reply.text())
+}
+
+#[test]
+fn a_damaged_database_is_made_anew_from_the_others() {
+    let _turn = turn();
+    let mut cluster = Cluster::start(3, TINY_LOG);
+    let (leader, _) = cluster.leader_after(0);
+    let victim = (leader + 1) % 3;
+    let mut client = cluster.nodes[leader].client();
+    let value = |round: u64, n: u64| format!("{round}.{n}.{}", "v".repeat(3000));
+    for n in 0..300 {
+        put(&mut client, &format!("k{n}"), &value(1, n));
+    }
+    wait("the log begins after the first entry", || {
+        (cluster.nodes[victim].number("first_log_index")? > 1).then_some(())
+    });
+    // Noticed at the start: everything but the meta pages is damaged.
+    cluster.nodes[victim].kill();
+    for n in 0..30 {
+        put(&mut client, &format!("k{n}"), &value(2, n));
+    }
+    let data = cluster.nodes[victim].dir.clone();
+    let db = data.join("db.mmapd");
+    let pages = usize::try_from(fs::metadata(&db).expect("a file").len()).expect("small") / 4096;
+    flip(&db, (1..pages).filter(|page| *page != 16).map(|page| page * 4096 + 100));
+    cluster.nodes[victim].start();
+    assert!(data.join("quarantine/db.mmapd").exists(), "the damaged file is kept");
+    let mut own = cluster.nodes[victim].client();
+    for n in 0..300 {
+        let round = if n < 30 { 2 } else { 1 };
+        assert_eq!(own_copy(&mut own, &format!("k{n}")), Some(value(round, n)), "k{n}");
+    }
+    let metrics = own.get("/metrics").expect("an answer").text();
+    assert!(metrics.contains("mmapd_db_lost_total 1"), "{metrics}");
+
+    // Noticed by a reader: one page in the middle of a value.
+    cluster.settle();
+    cluster.nodes[victim].kill();
+    let bytes = fs::read(&db).expect("a file");
+    let text = value(1, 200).into_bytes();
+    let at = bytes.windows(text.len()).position(|window| window == text).expect("k200 is there");
+    flip(&db, std::iter::once(at + 1000));
+    cluster.nodes[victim].start();
+    let mut own = cluster.nodes[victim].client();
+    let reply = own.get("/v1/keys/k200?consistency=stale").expect("an answer");
+    assert_eq!(reply.status, 500, "damaged bytes are never served: {}", reply.text());
+    wait("the value is there again", || {
+        (own_copy(&mut own, "k200")? == value(1, 200)).then_some(())
+    });
+    put(&mut client, "after", "damage");
+    cluster.settle();
+}
+
+#[test]
+fn damaged_entries_of_the_log_are_had_again_from_the_others() {
+    let _turn = turn();
+    let tuning = TINY_LOG.replace("log_retain = \"256KiB\"", "log_retain = \"64MiB\"");
+    let mut cluster = Cluster::start(3, &tuning);
+    let (leader, _) = cluster.leader_after(0);
+    let victim = (leader + 1) % 3;
+    let mut client = cluster.nodes[leader].client();
+    let value = |n: u64| format!("{n}.{}", "w".repeat(3000));
+    for n in 0..300 {
+        put(&mut client, &format!("k{n}"), &value(n));
+    }
+    cluster.settle();
+    let dir = cluster.nodes[victim].dir.join("log");
+    // Values are in the log as they are: one in an old segment, one in the middle, and one
+    // in the newest.
+    let damage = |n: u64| {
+        let text = value(n).into_bytes();
+        for entry in fs::read_dir(&dir).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_none_or(|extension| extension != "seg") {
+                continue;
+            }
+            let bytes = fs::read(&path).expect("a file");
+            if let Some(at) = bytes.windows(text.len()).position(|window| window == text) {
+                flip(&path, std::iter::once(at + 50));
+                return;
+            }
+        }
+        panic!("value {n} is in the log");
+    };
+    for round in 0..3 {
+        cluster.nodes[victim].kill();
+        damage(5 + round);
+        damage(150 + round);
+        damage(299 - round);
+        put(&mut client, "meanwhile", &value(round));
+        cluster.nodes[victim].start();
+        wait("the log is whole again", || {
+            let status = cluster.nodes[victim].status()?;
+            status["alarms"].as_array()?.is_empty().then_some(())
+        });
+        let metrics = cluster.nodes[victim].client().get("/metrics").expect("an answer").text();
+        assert!(metrics.contains("mmapd_log_repaired_entries_total 3\n"), "{metrics}");
+        let tail = cluster.nodes[victim].log_tail();
+        assert!(tail.contains("damaged entries of the log are repaired"), "{tail}");
+        cluster.settle();
+    }
+    // The repair is durable: nothing is missing at the next start.
+    cluster.nodes[victim].signal(Signal::TERM);
+    assert_eq!(cluster.nodes[victim].exit_code(), Some(0));
+    cluster.nodes[victim].start();
+    let metrics = cluster.nodes[victim].client().get("/metrics").expect("an answer").text();
+    assert!(metrics.contains("mmapd_log_repaired_entries_total 0\n"), "{metrics}");
+    // What cannot even be named: a segment without its header. The rest is forgotten, and had
+    // again from the leader.
+    cluster.nodes[victim].kill();
+    let mut segments: Vec<_> = fs::read_dir(&dir)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+        .collect();
+    segments.sort();
+    flip(&segments[segments.len() / 2], 0..4096);
+    cluster.nodes[victim].start();
+    assert!(dir.join("quarantine").exists(), "what was not understood is kept");
+    wait("the log is whole again", || {
+        let status = cluster.nodes[victim].status()?;
+        status["alarms"].as_array()?.is_empty().then_some(())
+    });
+    cluster.settle();
+    let mut own = cluster.nodes[victim].client();
+    for n in 0..300 {
+        assert_eq!(own_copy(&mut own, &format!("k{n}")), Some(value(n)), "k{n}");
+    }
+}

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cores::{Disk, Entry, Host, Packet, payloads};
 use mmapd::raft::RoleKind;
 use mmapd::raft::config::{Config, Restored};
-use mmapd::raft::message::{Effects, EntryRun, Envelope, Input, Message, SnapshotMeta};
+use mmapd::raft::message::{Effects, EntryRun, Envelope, Fitness, Input, Message, SnapshotMeta};
 use mmapd::raft::types::{HardState, Index, LogId, Membership, NodeId, Term};
 use script::Cluster;
 
@@ -627,6 +627,7 @@ fn a_restart_goes_on_from_what_the_disk_knows() {
         last: at(3, 8),
         configs: vec![(Index(7), of(&[1, 2, 3, 4, 5]))],
         applied: Index(6),
+        amnesia: None,
     };
     let raft = mmapd::raft::Raft::new(Config::new(NodeId(1), 1), restored);
     assert_eq!((raft.commit(), raft.applied(), raft.durable()), (Index(6), Index(6), Index(8)));
@@ -650,4 +651,66 @@ fn thesis_4_3_a_joint_change_needs_both_majorities() {
     assert_eq!(one.host.raft.commit(), Index(0), "all of the new, one of the old");
     one.hear(4, 1, accepted(1));
     assert_eq!(one.host.raft.commit(), Index(1));
+}
+
+/// Scenario 103: an entry that is held by name only is not acknowledged, nor applied, and its
+/// holder does not lead; it still votes by the names it holds.
+#[test]
+fn a_node_promises_nothing_that_it_holds_by_name_only() {
+    let mut one = One::new(3, 2, &[1, 1, 2, 2]);
+    let damaged = Fitness { damaged: Some(Index(3)), unfit_to_lead: true };
+    one.step(Input::Fitness(damaged), &[]);
+    assert_eq!(one.tick(100), [], "it does not campaign");
+    let last = at(2, 3);
+    let refused = one.hear(3, 3, Message::Vote { last, transfer: false });
+    assert_eq!(refused[0].message, Message::VoteReply { granted: false }, "2.3 is behind 2.4");
+    let last = at(2, 4);
+    let granted = one.hear(2, 3, Message::Vote { last, transfer: false });
+    assert_eq!(granted[0].message, VoteReply);
+    let said = one.hear(2, 3, append(at(2, 4), &[3, 3], 6));
+    assert_eq!(said[0].message, Message::Accepted { matched: Index(2), read_seq: 0 });
+    assert_eq!((one.host.raft.durable(), one.host.raft.commit()), (Index(2), Index(6)));
+    assert_eq!(one.host.raft.last(), at(3, 6), "what follows is kept");
+    assert!(one.host.applied.iter().all(|entry| entry.id.index < Index(3)));
+
+    one.step(Input::Fitness(Fitness::default()), &[]);
+    assert_eq!(one.host.applied.last().map(|entry| entry.id), Some(at(3, 6)), "it is whole again");
+    let said = one.hear(2, 3, append(at(3, 6), &[], 6));
+    assert_eq!(said[0].message, Message::Accepted { matched: Index(6), read_seq: 0 });
+}
+
+/// A leader that finds its disk damaged makes room for another one.
+#[test]
+fn an_unfit_leader_steps_down() {
+    let mut one = One::new(3, 1, &[1]);
+    one.elect(3);
+    one.step(Input::Fitness(Fitness { damaged: None, unfit_to_lead: true }), &[]);
+    assert_eq!(one.host.raft.role(), RoleKind::Follower);
+    assert_eq!(one.tick(100), []);
+}
+
+/// A node that lost entries of term 4 and does not know which is in term 5. It votes for
+/// nobody who might miss them, until its own log ends in a term after 4.
+#[test]
+fn a_node_without_memory_does_not_vote_for_who_may_miss_what_it_forgot() {
+    let one = One::new(3, 5, &[1]);
+    let disk = Disk { amnesia: Some(Term(4)), ..one.host.crash(0) };
+    let mut one = One { host: Host::start(Config::new(NodeId(1), 1), disk), sent: Vec::new() };
+    assert!(one.host.raft.is_amnesiac());
+    assert_eq!(one.tick(100), [], "it does not campaign");
+    let ask = |last, term| (term, Message::Vote { last, transfer: false });
+    for (last, term) in [(at(1, 1), 6), (at(4, 90), 7)] {
+        let (term, message) = ask(last, term);
+        let said = one.hear(2, term, message);
+        assert_eq!(said[0].message, Message::VoteReply { granted: false }, "{last} may miss some");
+    }
+    let said = one.hear(2, 7, append(at(1, 1), &[4, 4], 3));
+    assert_eq!(said[0].message, Message::Accepted { matched: Index(3), read_seq: 0 });
+    assert!(one.host.raft.is_amnesiac(), "more entries of term 4 may have been lost");
+    one.hear(2, 7, append(at(4, 3), &[7], 4));
+    assert!(!one.host.raft.is_amnesiac(), "whatever was lost is older than this");
+    let (term, message) = ask(at(7, 4), 8);
+    one.tick(40);
+    let said = one.hear(3, term, message);
+    assert_eq!(said[0].message, VoteReply);
 }

@@ -78,6 +78,7 @@ fn no_seed_loses_an_acknowledged_write() {
     let rate = u128::from(seeds) * 1000 / start.elapsed().as_millis().max(1);
     println!("simulation: {seeds} seeds from 1, 0 violations, {rate} a second, {total:?}");
     let Report { operations, committed, crashes, restarts, installed, .. } = total;
+    assert!(total.compactions > seeds, "databases were compacted");
     let Report { checkpoints, cut_tails, failed_syncs, terms, .. } = total;
     assert!(operations > 1000 * seeds / 4 && committed > 100 * seeds, "clients got work done");
     assert!(crashes > seeds && restarts > seeds && terms > seeds, "nodes stopped and started");
@@ -93,12 +94,28 @@ fn the_same_seed_gives_the_same_trace() {
     }
 }
 
+/// Somebody changed the state of one node: the others outvote it, and it makes its state anew.
+#[test]
+fn a_diverged_state_is_found_and_made_anew() {
+    let mut rebuilt = 0;
+    for seed in 1..=6 {
+        let mut plan = Plan::of(seed);
+        (plan.diverge, plan.rot) = (true, false);
+        // It must not lead and send its state to others before anybody compares.
+        (plan.retain_bytes, plan.segment_bytes, plan.long_downs) = (1 << 20, 256 << 10, false);
+        let report = outcome(plan).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        rebuilt += report.rebuilt;
+    }
+    assert!(rebuilt >= 6, "every one of them was noticed: {rebuilt}");
+}
+
 /// A plan full of moments just after a promise.
 fn hostile(seed: u64) -> Plan {
     let mut plan = Plan::of(seed);
     plan.faults.biased = 200;
     plan.faults.every_us = 200_000;
     plan.long_downs = false;
+    plan.rot = false;
     plan.chaos_us = 10_000_000;
     plan
 }

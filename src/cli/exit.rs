@@ -79,6 +79,7 @@ impl From<StoreError> for Fatal {
                 "stop the other process, or give this one its own storage.db and storage.log",
             ),
             StoreError::Invalid { .. } => (Exit::Config, "correct storage.db or storage.log"),
+            StoreError::Ended => (Exit::Failure, "start it again"),
             StoreError::Io { .. } => {
                 (Exit::Io, "check the disk, its free space and permissions, then start again")
             }

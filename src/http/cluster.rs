@@ -149,9 +149,10 @@ pub(super) async fn status(
 
 impl Edge {
     fn alarms(&self) -> Vec<String> {
-        let live = self.handle.status().db_live_bytes;
-        let full = live >= self.config.storage.quota;
-        full.then(|| "quota".to_owned()).into_iter().collect()
+        let status = self.handle.status();
+        let full = status.db_live_bytes >= self.config.storage.quota;
+        let quota = full.then(|| "quota".to_owned());
+        quota.into_iter().chain(status.alarms.iter().cloned()).collect()
     }
 }
 

@@ -67,8 +67,14 @@ pub(super) enum ApiError {
         /// Bytes used.
         actual: u64,
     },
+    /// The disk is full.
+    NoSpace(&'static str),
+    /// Something else is under way that excludes this.
+    Conflict(&'static str),
     /// A page of the database is damaged.
     Damaged(String),
+    /// The database of this node is being made anew.
+    Rebuilding,
 }
 
 /// Did a failed write happen?
@@ -151,7 +157,10 @@ impl ApiError {
             Self::QuotaExceeded { .. } => {
                 (StatusCode::INSUFFICIENT_STORAGE, "quota-exceeded", "Quota exceeded")
             }
+            Self::NoSpace(_) => (StatusCode::INSUFFICIENT_STORAGE, "no-space", "No space"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
             Self::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, "damaged", "Damaged data"),
+            Self::Rebuilding => (StatusCode::SERVICE_UNAVAILABLE, "rebuilding", "Rebuilding"),
         }
     }
 
@@ -176,8 +185,12 @@ impl ApiError {
                 format!("the first line and the headers may have at most {limit} bytes")
             }
             Self::TooLarge { limit, .. } => format!("the body may have at most {limit} bytes"),
+            Self::Rebuilding => "this node's database was damaged and is being made anew".into(),
             Self::Overloaded => "too many requests are in flight on this node".into(),
-            Self::NoLeader(detail) | Self::OutcomeUnknown(detail) => (*detail).into(),
+            Self::NoLeader(detail)
+            | Self::OutcomeUnknown(detail)
+            | Self::NoSpace(detail)
+            | Self::Conflict(detail) => (*detail).into(),
             Self::QuotaExceeded { limit, actual } => {
                 format!("the database uses {actual} of {limit} bytes; reads and deletes still work")
             }
@@ -201,7 +214,10 @@ impl ApiError {
             | Self::NoLeader(_)
             | Self::Draining(_)
             | Self::OutcomeUnknown(_)
-            | Self::Damaged(_) => (None, None),
+            | Self::NoSpace(_)
+            | Self::Conflict(_)
+            | Self::Damaged(_)
+            | Self::Rebuilding => (None, None),
         }
     }
 }
@@ -210,7 +226,24 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code, title) = self.parts();
         let (limit, actual) = self.numbers();
-        let retryable = matches!(self, Self::Overloaded | Self::NoLeader(_) | Self::Draining(_));
+        let retryable = match &self {
+            Self::Overloaded | Self::NoLeader(_) | Self::Draining(_) | Self::Rebuilding => true,
+            Self::BadRequest(_)
+            | Self::NotFound(_)
+            | Self::MethodNotAllowed
+            | Self::TooSlow
+            | Self::PreconditionFailed { .. }
+            | Self::KeyTooLarge { .. }
+            | Self::HeadTooLarge { .. }
+            | Self::TooLarge { .. }
+            | Self::Misdirected(_)
+            | Self::Unprocessable(_)
+            | Self::OutcomeUnknown(_)
+            | Self::QuotaExceeded { .. }
+            | Self::NoSpace(_)
+            | Self::Conflict(_)
+            | Self::Damaged(_) => false,
+        };
         let current_etag =
             if let Self::PreconditionFailed { current } = &self { current.map(etag) } else { None };
         let unknown = matches!(self, Self::OutcomeUnknown(_));
@@ -268,6 +301,7 @@ impl From<ReadError> for ApiError {
             ReadError::NoLeader => Self::NoLeader("no leader could be reached in time"),
             ReadError::Draining => Self::Draining("this node is shutting down".into()),
             ReadError::Overloaded => Self::Overloaded,
+            ReadError::Rebuilding => Self::Rebuilding,
             ReadError::TimedOut => Self::NoLeader("the leader could not confirm the read in time"),
         }
     }

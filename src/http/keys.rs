@@ -282,7 +282,7 @@ fn given_type(headers: &HeaderMap) -> Result<String, ApiError> {
         (status = 414, body = Problem, content_type = "application/problem+json", description = "`too-large`: the key"),
         (status = 422, body = Problem, content_type = "application/problem+json", description = "`unprocessable`"),
         (status = 429, body = Problem, content_type = "application/problem+json", description = "`overloaded`"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`, `rebuilding`"),
     ),
 )]
 pub(super) async fn get(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
@@ -378,7 +378,7 @@ fn raw(record: &Record<'_>) -> Response {
         (status = 414, description = "`too-large`"),
         (status = 422, description = "`unprocessable`"),
         (status = 429, description = "`overloaded`"),
-        (status = 503, description = "`no-leader`, `draining`"),
+        (status = 503, description = "`no-leader`, `draining`, `rebuilding`"),
     ),
 )]
 pub(super) async fn head(edge: State<Edge>, request: Request) -> Result<Response, ApiError> {

@@ -80,7 +80,7 @@ struct Wanted {
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
         (status = 422, body = Problem, content_type = "application/problem+json", description = "`unprocessable`"),
         (status = 429, body = Problem, content_type = "application/problem+json", description = "`overloaded`"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`, `rebuilding`"),
     ),
 )]
 pub(super) async fn list(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {

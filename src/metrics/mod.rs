@@ -52,15 +52,17 @@ const ROUND_TRIP: &str = "mmapd_raft_peer_round_trip_seconds";
 const MSYNC_DURATION: &str = "mmapd_mmap_msync_duration_seconds";
 const BATCH: &str = "mmapd_log_batch_entries";
 const CHECKPOINT_DURATION: &str = "mmapd_db_checkpoint_duration_seconds";
+const COMPACTION_DURATION: &str = "mmapd_db_compaction_duration_seconds";
 const REQUEST_DURATION: &str = "mmapd_http_request_duration_seconds";
 const REQUESTS: &str = "mmapd_http_requests_total";
 
-const BUCKETS: [(&str, &[f64]); 6] = [
+const BUCKETS: [(&str, &[f64]); 7] = [
     (COMMIT_LATENCY, &SYNC_SECONDS),
     (ROUND_TRIP, &SYNC_SECONDS),
     (MSYNC_DURATION, &SYNC_SECONDS),
     (BATCH, &BATCH_ENTRIES),
     (CHECKPOINT_DURATION, &CHECKPOINT_SECONDS),
+    (COMPACTION_DURATION, &CHECKPOINT_SECONDS),
     (REQUEST_DURATION, &REQUEST_SECONDS),
 ];
 
@@ -116,6 +118,9 @@ pub struct Metrics {
     pub applied_entries: Counter,
     pub snapshots_sent: Counter,
     pub snapshots_received: Counter,
+    pub repaired_entries: Counter,
+    pub lost_databases: Counter,
+    pub digest_mismatches: Counter,
     pub log_file: FileMetrics,
     pub db_file: FileMetrics,
     pub log_batch_entries: Histogram,
@@ -123,6 +128,9 @@ pub struct Metrics {
     pub db_size_bytes: Gauge,
     pub db_live_bytes: Gauge,
     pub db_checkpoint_duration: Histogram,
+    pub db_compactions_done: Counter,
+    pub db_compactions_failed: Counter,
+    pub db_compaction_duration: Histogram,
     pub kv_keys: Gauge,
     pub kv_revision: Gauge,
     pub watch_streams: Gauge,
@@ -269,6 +277,10 @@ impl Metrics {
     fn register(r: &Declare<'_>) -> Self {
         let build = [("version", VERSION), ("commit", COMMIT)];
         r.gauge("mmapd_build_info", "Always 1; the labels say what runs", &build).set(1.0);
+        let compactions = |outcome| {
+            let help = "Compactions of the database, by what became of them";
+            r.counter("mmapd_db_compactions_total", help, &[("outcome", outcome)])
+        };
         let outcome = |outcome| {
             let help = "Writes proposed here, by what the client was told";
             r.counter("mmapd_raft_proposals_total", help, &[("outcome", outcome)])
@@ -308,6 +320,18 @@ impl Metrics {
                 "mmapd_raft_snapshots_received_total",
                 "Snapshots received and installed",
             ),
+            repaired_entries: counter(
+                "mmapd_log_repaired_entries_total",
+                "Damaged entries of the log that were had again from a peer",
+            ),
+            lost_databases: counter(
+                "mmapd_db_lost_total",
+                "Damaged or diverged databases that were given up and made anew",
+            ),
+            digest_mismatches: counter(
+                "mmapd_db_digest_mismatches_total",
+                "Comparisons of the state with a peer that found another digest",
+            ),
             log_file: FileMetrics::register(r, "log"),
             db_file: FileMetrics::register(r, "db"),
             log_batch_entries: histogram(BATCH, "Entries made durable by one sync of the log"),
@@ -317,6 +341,12 @@ impl Metrics {
             db_checkpoint_duration: histogram(
                 CHECKPOINT_DURATION,
                 "Time to make the database durable up to one entry",
+            ),
+            db_compactions_done: compactions("done"),
+            db_compactions_failed: compactions("failed"),
+            db_compaction_duration: histogram(
+                COMPACTION_DURATION,
+                "Time to write the database anew and take its place",
             ),
             kv_keys: gauge("mmapd_kv_keys", "Keys stored"),
             kv_revision: gauge("mmapd_kv_revision", "Revision of the newest change"),

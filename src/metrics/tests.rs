@@ -1,16 +1,21 @@
 use super::*;
 
 /// The names promised to operators, with a type each.
-const PROMISED: [(&str, &str); 36] = [
+const PROMISED: [(&str, &str); 41] = [
     ("mmapd_build_info", "gauge"),
     ("mmapd_db_checkpoint_duration_seconds", "histogram"),
+    ("mmapd_db_compaction_duration_seconds", "histogram"),
+    ("mmapd_db_compactions_total", "counter"),
+    ("mmapd_db_digest_mismatches_total", "counter"),
     ("mmapd_db_live_bytes", "gauge"),
+    ("mmapd_db_lost_total", "counter"),
     ("mmapd_db_size_bytes", "gauge"),
     ("mmapd_http_request_duration_seconds", "histogram"),
     ("mmapd_http_requests_total", "counter"),
     ("mmapd_kv_keys", "gauge"),
     ("mmapd_kv_revision", "gauge"),
     ("mmapd_log_batch_entries", "histogram"),
+    ("mmapd_log_repaired_entries_total", "counter"),
     ("mmapd_log_size_bytes", "gauge"),
     ("mmapd_mmap_mapped_bytes", "gauge"),
     ("mmapd_mmap_msync_bytes_total", "counter"),

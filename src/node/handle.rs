@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::work::{Answer, Event};
+use super::work::{Answer, Compacted, Event, NotCompacted};
 use crate::machine::{Applied, Command, View};
 use crate::peers::{self, ForwardError, Peers, Reply};
 use crate::store::{Disk, Published};
@@ -66,6 +66,18 @@ pub enum ReadError {
     /// Not confirmed before the deadline.
     #[error("the read was not confirmed in time")]
     TimedOut,
+    /// This node's database was damaged and is being made anew.
+    #[error("this node's database was damaged and is being made anew")]
+    Rebuilding,
+}
+
+/// Why the database was not compacted; it is as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CompactError {
+    /// The node says why.
+    Refused(NotCompacted),
+    /// The node stops, or has.
+    Stopping,
 }
 
 /// What a node is in the current term.
@@ -227,7 +239,8 @@ impl Handle {
                 Answer::Unknown
                 | Answer::Readable
                 | Answer::NotReadable(_)
-                | Answer::Installed(_) => {
+                | Answer::Installed(_)
+                | Answer::Compacted(_) => {
                     return Err(WriteError::Unknown("leadership changed while it was replicated"));
                 }
             };
@@ -286,7 +299,8 @@ impl Handle {
         timeout: Duration,
     ) -> Result<View, ReadError> {
         if consistency == Consistency::Stale {
-            return Ok(self.stale_view());
+            let withheld = self.shared.published.is_withheld();
+            return if withheld { Err(ReadError::Rebuilding) } else { Ok(self.stale_view()) };
         }
         let deadline = Instant::now() + timeout;
         let mut status = self.shared.status.clone();
@@ -344,6 +358,21 @@ impl Handle {
         let status = self.status();
         let leader = status.leader?;
         status.members.iter().find(|member| member.id == leader).map(|member| member.url.clone())
+    }
+
+    /// Writes this node's database anew without holes, and waits until that is done.
+    ///
+    /// # Errors
+    /// See [`CompactError`].
+    pub async fn compact(&self) -> Result<Compacted, CompactError> {
+        let (waiter, answer) = oneshot::channel();
+        let mail = Mail::Event(Event::Compact(waiter));
+        self.shared.inbox.send(mail).await.map_err(|_| CompactError::Stopping)?;
+        match answer.await {
+            Ok(Answer::Compacted(Ok(compacted))) => Ok(compacted),
+            Ok(Answer::Compacted(Err(why))) => Err(CompactError::Refused(why)),
+            Ok(_) | Err(_) => Err(CompactError::Stopping),
+        }
     }
 
     /// Is this node shutting down?
@@ -424,7 +453,11 @@ impl Handle {
             Ok(Answer::Overloaded) | Err(WriteError::Overloaded) => Reply::Overloaded,
             Err(WriteError::Full { limit, actual }) => Reply::Full(limit, actual),
             Ok(
-                Answer::Unknown | Answer::Readable | Answer::NotReadable(_) | Answer::Installed(_),
+                Answer::Unknown
+                | Answer::Readable
+                | Answer::NotReadable(_)
+                | Answer::Installed(_)
+                | Answer::Compacted(_),
             )
             | Err(WriteError::Unknown(_)) => Reply::Unknown,
         };

@@ -63,7 +63,10 @@ impl Handle {
         let packet = wire::decode(self.shared.us, &mut buffer)?
             .filter(|_| buffer.is_empty())
             .ok_or_else(|| PeerError::Malformed("not one whole packet".into()))?;
-        match packet.envelope.message {
+        let wire::Content::Protocol(envelope) = &packet.content else {
+            return Err(PeerError::Malformed("not a message of an election".into()));
+        };
+        match envelope.message {
             Message::PreVote { .. }
             | Message::PreVoteReply { .. }
             | Message::Vote { .. }
@@ -136,7 +139,8 @@ impl Handle {
             | Answer::Overloaded
             | Answer::Unknown
             | Answer::Readable
-            | Answer::NotReadable(_) => {
+            | Answer::NotReadable(_)
+            | Answer::Compacted(_) => {
                 Err(PeerError::Unavailable("the snapshot is older than what this node has".into()))
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::handle::{MemberStatus, RoleName, Status};
-use super::work::{Answer, Measured};
+use super::work::{Answer, Measured, NotCompacted};
 use crate::metrics::{self, Metrics, PeerMetrics};
 use crate::peers::Lost;
 use crate::raft::types::NodeId;
@@ -92,6 +92,19 @@ impl Measure {
         if measured.installed {
             metrics.snapshots_received.increment(1);
         }
+        if let Some(micros) = measured.compaction_us {
+            let took = Duration::from_micros(micros).as_secs_f64();
+            metrics.db_compaction_duration.record(took);
+        }
+        metrics.repaired_entries.increment(measured.repaired);
+        metrics.digest_mismatches.increment(measured.digest_mismatches);
+        for why in &measured.lost_databases {
+            metrics.lost_databases.increment(1);
+            tracing::error!(%why, "the database is given up and made anew");
+        }
+        if measured.repaired > 0 {
+            tracing::warn!(entries = measured.repaired, "damaged entries of the log are repaired");
+        }
         if ticked {
             self.gauges(core);
         }
@@ -132,6 +145,20 @@ impl Measure {
                 self.metrics.proposals_refused.increment(1);
             }
             Answer::Unknown => self.metrics.proposals_unknown.increment(1),
+            Answer::Compacted(Ok(done)) => {
+                self.metrics.db_compactions_done.increment(1);
+                tracing::info!(
+                    before_bytes = done.before_bytes,
+                    after_bytes = done.after_bytes,
+                    revision = done.revision,
+                    "the database was compacted"
+                );
+            }
+            Answer::Compacted(Err(NotCompacted::Busy)) => {}
+            Answer::Compacted(Err(why)) => {
+                self.metrics.db_compactions_failed.increment(1);
+                tracing::error!(?why, "the database was not compacted; its file is as it was");
+            }
             Answer::Readable | Answer::NotReadable(_) | Answer::Installed(_) => {}
         }
     }
@@ -204,7 +231,7 @@ impl Measure {
             db_size_bytes: core.db().size_bytes(),
             db_live_bytes: core.db().live_bytes(),
             keys: snapshot.entries(crate::store::Tree::Kv),
-            alarms: Vec::new(),
+            alarms: core.alarms().into_iter().map(str::to_owned).collect(),
             caught_up,
             uptime_ms: now_us / 1000,
             members,

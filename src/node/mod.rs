@@ -10,6 +10,7 @@ mod handle;
 mod inbound;
 mod measure;
 mod open;
+mod pace;
 mod run;
 mod work;
 
@@ -19,14 +20,16 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, watch};
 
-pub use self::core::{Core, CoreOptions, Now};
+pub use self::core::{CompactionDone, CompactionJob, Core, CoreOptions, Now};
 pub use handle::{
-    Consistency, FORWARDED_MAX, Handle, MemberStatus, PeerError, ReadError, RoleName, Status,
-    WriteError,
+    CompactError, Consistency, FORWARDED_MAX, Handle, MemberStatus, PeerError, ReadError, RoleName,
+    Status, WriteError,
 };
 pub use open::{OpenOptions, Parts, node_ids, open};
 pub use run::Fatal;
-pub use work::{Answer, Arrived, Event, Measured, Outgoing, Shipment, Work};
+pub use work::{
+    Answer, Arrived, Compacted, Event, Garbage, Measured, NotCompacted, Outgoing, Shipment, Work,
+};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -35,7 +38,7 @@ use crate::raft;
 use crate::raft::types::NodeId;
 use crate::store::db::unfinished;
 use crate::store::disk::{LinuxDisk, parent};
-use crate::store::{DbOptions, Disk, Identity, LogOptions, StoreError, resident_bytes};
+use crate::store::{DbOptions, Disk, Identity, LogOptions, Shrink, StoreError, resident_bytes};
 use handle::{Mail, Shared};
 use measure::{FileWatch, Losses, Measure};
 
@@ -44,6 +47,8 @@ const INBOX: usize = 8192;
 /// A checkpoint is due when this much of the database has changed in memory.
 const DIRTY_MAX: u64 = 64 << 20;
 
+/// Nodes compare their states whenever this many entries more are applied.
+const DIGEST_ENTRIES: u64 = 4096;
 /// The database file grows by this much at a time.
 const DB_GROW: u64 = 16 << 20;
 /// How often the kernel is asked how much of the maps is in memory.
@@ -81,6 +86,10 @@ impl Node {
         let (parts, recovered) = open(disk.clone(), options)?;
         if let Some(cut) = &recovered.cut {
             tracing::warn!(%cut, "a torn tail of the log was cut off; nothing of it was acknowledged");
+        }
+        if let Some(lost) = &parts.lost {
+            metrics.lost_databases.increment(1);
+            tracing::error!(%lost, "the database is damaged and is made anew");
         }
         let us = parts.us;
         tracing::info!(
@@ -129,6 +138,7 @@ impl Node {
             peers,
             runtime,
             measure,
+            pace: Arc::new(pace::DiskPace::new()),
             fatal: fatal_sender,
         };
         let thread = run::start(core, shell)?;
@@ -246,6 +256,7 @@ fn open_options(config: &Config) -> OpenOptions {
             // The edge refuses puts over the quota; an entry that is committed is applied.
             quota: u64::MAX,
             grow_step: DB_GROW,
+            shrink: Shrink::default(),
         },
         raft,
     }
@@ -261,6 +272,7 @@ fn core_options(config: &Config) -> CoreOptions {
         checkpoint_ticks: u64::try_from(interval).unwrap_or(u64::MAX),
         active_ticks: 4 * config.raft.election_ticks(),
         log_retain_bytes: config.storage.log_retain,
+        digest_entries: DIGEST_ENTRIES,
     }
 }
 

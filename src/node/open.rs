@@ -7,8 +7,12 @@
 //! | database behind the log | the usual case | entries are applied again |
 //! | database at a pending install | crash between rename and log reset | finish the reset |
 //! | pending install, database older | crash before the rename | forget the install |
-//! | database ahead of the log | the log lost what was durable | refuse to start |
-//! | log begins after the database | the database lost what was durable | refuse to start |
+//! | database ahead of the log | the log lost what was durable | go on after the database, in amnesia |
+//! | log begins after the database | the database lost what was durable | wait for a snapshot |
+//! | database damaged | | move it away: one of the above |
+//!
+//! The last three need others that hold what was lost. A node alone refuses to start, unless
+//! its log still reaches back to the first entry.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,10 +22,13 @@ use bytes::Bytes;
 use crate::raft::Raft;
 use crate::raft::config::{Config, Restored};
 use crate::raft::message::EntryRun;
-use crate::raft::types::{EntryKind, LogId, Membership, NodeId};
-use crate::store::db::{discard, unfinished};
+use crate::raft::types::{EntryKind, Index, LogId, Membership, NodeId};
+use crate::store::compact::compacting;
+use crate::store::db::{discard, quarantine_file, unfinished};
 use crate::store::disk::parent;
-use crate::store::{Db, DbOptions, Disk, Identity, Log, LogOptions, Recovered, StoreError, frame};
+use crate::store::{
+    Db, DbOptions, Disk, Identity, Log, LogOptions, PendingInstall, Recovered, StoreError, frame,
+};
 use crate::wire::{self, Address};
 
 /// Where the files are and whose they should be.
@@ -52,6 +59,8 @@ pub struct Parts {
     pub db: Db,
     /// Where both live.
     pub disk: Arc<dyn Disk>,
+    /// The database was damaged and is being made anew: what was wrong.
+    pub lost: Option<String>,
 }
 
 /// Opens the files of a node.
@@ -74,10 +83,12 @@ pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recover
             "is empty although the database is not; restore it, or remove both to begin anew",
         ));
     }
+    let alone = members.len() < 2;
     let (mut log, mut recovered) = Log::open(disk.clone(), log, fresh.node, || fresh)?;
-    let db = Db::open(disk.clone(), db, recovered.identity)?;
-    agree(&mut log, &mut recovered, &db, &log_dir)?;
+    let (db, lost) = open_db(&disk, db, &recovered, alone)?;
+    agree(&mut log, &mut recovered, &db, &log_dir, alone)?;
     discard(&*disk, &unfinished(&db_path))?;
+    discard(&*disk, &compacting(&db_path))?;
 
     let state = db.state();
     let mut base_membership = membership_of(&state.membership, &Membership::of(members.clone()));
@@ -91,7 +102,8 @@ pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recover
         .ok_or_else(|| corrupt(&log_dir, "holds a configuration that cannot be read"))?;
     let Identity { cluster, node, incarnation } = recovered.identity;
     let restored = Restored {
-        hard_state: recovered.hard_state,
+        hard_state: log.hard_state(),
+        amnesia: log.amnesia(),
         base: recovered.base,
         base_membership,
         runs: recovered.runs.clone(),
@@ -101,7 +113,29 @@ pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recover
     };
     let us = Address { cluster, node, incarnation };
     let raft = Raft::new(raft, restored);
-    Ok((Parts { us, raft, log, db, disk }, recovered))
+    Ok((Parts { us, raft, log, db, disk, lost }, recovered))
+}
+
+/// Opens the database. A damaged one is moved away where its content can be had again: from
+/// others, or from a log that reaches back to the first entry.
+fn open_db(
+    disk: &Arc<dyn Disk>,
+    options: DbOptions,
+    recovered: &Recovered,
+    alone: bool,
+) -> Result<(Db, Option<String>), StoreError> {
+    match Db::open(disk.clone(), options.clone(), recovered.identity) {
+        Ok(db) => Ok((db, None)),
+        Err(error @ StoreError::Corrupt { .. }) => {
+            if alone && recovered.base.index > Index(0) {
+                return Err(error);
+            }
+            let kept_in = quarantine_file(&**disk, &options.path)?;
+            let db = Db::open(disk.clone(), options, recovered.identity)?;
+            Ok((db, Some(format!("{error}; it is kept in {}", kept_in.display()))))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The table at the top of the module.
@@ -110,6 +144,7 @@ fn agree(
     recovered: &mut Recovered,
     db: &Db,
     dir: &std::path::Path,
+    alone: bool,
 ) -> Result<(), StoreError> {
     let (applied, chain) = (db.state().applied, db.state().chain);
     if let Some(pending) = recovered.pending_install.take() {
@@ -117,14 +152,16 @@ fn agree(
             let held = log.reader().term_at(applied.index) == Some(applied.term)
                 || recovered.base == applied;
             if !held {
-                log.reset(applied, chain)?;
-                recovered.base = applied;
-                recovered.base_chain = chain;
-                recovered.last = applied;
-                recovered.runs.clear();
-                recovered.configs.clear();
+                begin_after(log, recovered, applied, chain)?;
             }
         }
+        log.end_install()?;
+    }
+    if applied.index > recovered.last.index && !alone {
+        // What is applied is committed, so it is no loss; what came after it may be one.
+        log.begin_amnesia()?;
+        log.begin_install(PendingInstall { last: applied, chain })?;
+        begin_after(log, recovered, applied, chain)?;
         log.end_install()?;
     }
     if applied.index > recovered.last.index {
@@ -137,7 +174,7 @@ fn agree(
             ),
         ));
     }
-    if applied.index < recovered.base.index {
+    if applied.index < recovered.base.index && alone {
         return Err(corrupt(
             dir,
             &format!(
@@ -147,6 +184,20 @@ fn agree(
             ),
         ));
     }
+    Ok(())
+}
+
+/// Makes the log begin anew after an entry that the database holds.
+fn begin_after(
+    log: &mut Log,
+    recovered: &mut Recovered,
+    applied: LogId,
+    chain: u64,
+) -> Result<(), StoreError> {
+    log.reset(applied, chain)?;
+    (recovered.base, recovered.base_chain, recovered.last) = (applied, chain, applied);
+    recovered.runs.clear();
+    recovered.configs.clear();
     Ok(())
 }
 

@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | `node` | everything that decides | one owner, no locks |
 //! | `sync` | runs sync jobs, one at a time | a slow disk must not delay heartbeats |
-//! | `checkpoint` | runs checkpoint jobs | they take longest of all |
+//! | `checkpoint` | runs checkpoint jobs | they take longer than a sync |
+//! | `compact` | runs compactions | checkpoints go on meanwhile, or memory would fill |
 //! | the runtime's | sockets | |
 //!
 //! The node thread never waits for any of them: it takes what lies in its inbox, lets it
@@ -19,10 +20,11 @@ use std::thread;
 use tokio::sync::{mpsc, watch};
 
 use super::clock::Clock;
-use super::core::Core;
+use super::core::{CompactionJob, Core};
 use super::handle::{Mail, Status, Waiter};
 use super::measure::Measure;
-use super::work::{Answer, Event, Work};
+use super::pace::DiskPace;
+use super::work::{Answer, Event, Garbage, Work};
 use crate::peers::Peers;
 use crate::store::{CheckpointJob, StoreError, SyncJob};
 
@@ -82,6 +84,7 @@ pub(super) struct Shell {
     pub(super) peers: Peers,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) measure: Measure,
+    pub(super) pace: Arc<DiskPace>,
     pub(super) fatal: FatalSender,
 }
 
@@ -91,10 +94,11 @@ pub(super) fn start(
     shell: Shell,
 ) -> Result<thread::JoinHandle<()>, StoreError> {
     let (syncs, sync_queue) = std_mpsc::channel::<SyncJob>();
-    let outbox = shell.outbox.clone();
+    let (outbox, pace) = (shell.outbox.clone(), Arc::clone(&shell.pace));
     spawn("sync", &shell.fatal, move || {
         for job in sync_queue {
             let done = Mail::Event(Event::Synced(job.run()?));
+            pace.log_synced();
             if outbox.blocking_send(done).is_err() {
                 break;
             }
@@ -102,22 +106,50 @@ pub(super) fn start(
         Ok(())
     })?;
     let (checkpoints, checkpoint_queue) = std_mpsc::channel::<CheckpointJob>();
-    let outbox = shell.outbox.clone();
+    let (outbox, pace) = (shell.outbox.clone(), Arc::clone(&shell.pace));
     let measure = shell.measure.clone();
     spawn("checkpoint", &shell.fatal, move || {
         let clock = Clock::new();
         for job in checkpoint_queue {
             let start = clock.now().mono_us;
-            let done = Mail::Event(Event::Checkpointed(job.run()?));
+            let done = match job.run_paced(&*pace) {
+                Ok(done) => done.map_or(Event::CheckpointGivenUp, Event::Checkpointed),
+                // What it reads was read before, and may be had from others.
+                Err(error @ StoreError::Corrupt { .. }) => Event::CheckpointFailed(error),
+                Err(error) => return Err(error),
+            };
             measure.checkpoint(clock.now().mono_us - start);
-            if outbox.blocking_send(done).is_err() {
+            if outbox.blocking_send(Mail::Event(done)).is_err() {
                 break;
             }
         }
         Ok(())
     })?;
+    let (compactions, compaction_queue) = std_mpsc::channel::<Slow>();
+    let (outbox, pace) = (shell.outbox.clone(), Arc::clone(&shell.pace));
+    spawn("compact", &shell.fatal, move || {
+        for task in compaction_queue {
+            match task {
+                Slow::Compact(job) => {
+                    let done = Mail::Event(Event::Compacted(job.run(&*pace)?));
+                    if outbox.blocking_send(done).is_err() {
+                        break;
+                    }
+                }
+                Slow::Drop(garbage) => drop(garbage),
+            }
+        }
+        Ok(())
+    })?;
     let fatal = shell.fatal.clone();
-    spawn("node", &fatal, move || Turns { core, shell, syncs, checkpoints }.run())
+    let turns = Turns { core, shell, syncs, checkpoints, compactions };
+    spawn("node", &fatal, move || turns.run())
+}
+
+/// What nobody waits for.
+enum Slow {
+    Compact(CompactionJob),
+    Drop(Garbage),
 }
 
 struct Turns {
@@ -125,6 +157,7 @@ struct Turns {
     shell: Shell,
     syncs: std_mpsc::Sender<SyncJob>,
     checkpoints: std_mpsc::Sender<CheckpointJob>,
+    compactions: std_mpsc::Sender<Slow>,
 }
 
 impl Turns {
@@ -146,7 +179,10 @@ impl Turns {
             self.core.set_now(clock.now());
             work.again = false;
             let (ticked, stop) = self.let_happen(&mut mail, &mut work)?;
-            stopping |= stop;
+            if stop {
+                stopping = true;
+                self.shell.pace.end();
+            }
             self.core.turn(&mut work)?;
             self.hand_out(&mut work);
             self.shell.measure.turn(&self.core, &work.measured, ticked);
@@ -206,6 +242,10 @@ impl Turns {
         if let Some(job) = work.checkpoint.take() {
             drop(self.checkpoints.send(job));
         }
+        let slow = work.compaction.take().map(Slow::Compact).into_iter();
+        for task in slow.chain(work.garbage.drain(..).map(Slow::Drop)) {
+            drop(self.compactions.send(task));
+        }
         for shipment in work.snapshots.drain(..) {
             let (peers, outbox) = (self.shell.peers.clone(), self.shell.outbox.clone());
             let measure = self.shell.measure.clone();
@@ -228,7 +268,10 @@ impl Turns {
         if !changed && !ticked {
             return;
         }
-        let status = self.shell.measure.status(&self.core, clock.now().mono_us);
+        let mut status = self.shell.measure.status(&self.core, clock.now().mono_us);
+        if self.shell.pace.no_space() {
+            status.alarms.push("no-space".to_owned());
+        }
         if changed {
             tracing::info!(
                 term = status.term,

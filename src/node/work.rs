@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
+use super::core::{CompactionDone, CompactionJob};
 use crate::machine::Applied;
 use crate::peers::Way;
 use crate::raft::message::SnapshotMeta;
 use crate::raft::types::{LogId, NodeId, Term};
-use crate::store::{CheckpointDone, CheckpointJob, PinnedCheckpoint, SyncJob, Synced};
+use crate::store::{
+    CheckpointDone, CheckpointJob, Db, PinnedCheckpoint, StoreError, SyncJob, Synced,
+};
 use crate::wire::Packet;
 
 /// Everything that can happen to a node. `W` is whatever the shell needs to answer a
@@ -28,12 +31,20 @@ pub enum Event<W> {
     Synced(Synced),
     /// A [`CheckpointJob`] is done.
     Checkpointed(CheckpointDone),
+    /// A [`CheckpointJob`] found no room on the disk until the node had to stop.
+    CheckpointGivenUp,
+    /// Write the database anew, without holes.
+    Compact(W),
+    /// A [`CompactionJob`] is done.
+    Compacted(CompactionDone),
     /// The transport lost messages to this peer.
     Unreachable(NodeId),
     /// A verified snapshot lies in a file beside the database.
     SnapshotArrived(Arrived<W>),
     /// Sending a snapshot ended; with the last entry it held if it was installed.
     SnapshotSent(NodeId, Option<LogId>),
+    /// A [`CheckpointJob`] found the database damaged.
+    CheckpointFailed(StoreError),
     /// Hand leadership to the most caught-up voter.
     StepDown,
 }
@@ -72,6 +83,38 @@ pub enum Answer {
     NotReadable(Option<NodeId>),
     /// The received snapshot was installed, or refused as stale.
     Installed(Option<LogId>),
+    /// The database was written anew, or why not.
+    Compacted(Result<Compacted, NotCompacted>),
+}
+
+/// What a compaction did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    /// Length of the file before.
+    pub before_bytes: u64,
+    /// Length of the file now.
+    pub after_bytes: u64,
+    /// Bytes of it that hold live data.
+    pub live_bytes: u64,
+    /// The revision at which the files changed places.
+    pub revision: u64,
+}
+
+/// Why the database stayed as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotCompacted {
+    /// A compaction is under way already.
+    Busy,
+    /// The disk has no room for a second file.
+    NoSpace,
+    /// A snapshot was installed meanwhile.
+    Superseded,
+    /// The database is damaged; what is wrong with it.
+    Damaged(String),
+    /// The new file did not hold the same state: a bug, so it was thrown away.
+    Differs,
+    /// The node stops.
+    Ended,
 }
 
 /// A packet to send: its head, then the frames straight from the map.
@@ -100,6 +143,13 @@ pub struct Shipment {
     pub pinned: PinnedCheckpoint,
 }
 
+/// What takes a while to drop: do it away from the node's thread.
+#[derive(Debug)]
+pub enum Garbage {
+    /// A database whose place was taken.
+    Db(Box<Db>),
+}
+
 /// What the shell must do after a turn. All of it may be done in any order and on any
 /// thread: everything that must be ordered was ordered inside.
 #[derive(Debug)]
@@ -110,6 +160,10 @@ pub struct Work<W> {
     pub sync: Option<SyncJob>,
     /// Run this and hand the result back as [`Event::Checkpointed`].
     pub checkpoint: Option<CheckpointJob>,
+    /// Run this and hand the result back as [`Event::Compacted`].
+    pub compaction: Option<CompactionJob>,
+    /// Drop these.
+    pub garbage: Vec<Garbage>,
     /// Answer these.
     pub answers: Vec<(W, Answer)>,
     /// Send these snapshots.
@@ -133,6 +187,14 @@ pub struct Measured {
     pub applied: u64,
     /// A snapshot was installed.
     pub installed: bool,
+    /// Damaged entries of the log that were repaired.
+    pub repaired: u64,
+    /// Comparisons that found a peer with another state.
+    pub digest_mismatches: u64,
+    /// Databases that were given up, and why.
+    pub lost_databases: Vec<String>,
+    /// Microseconds that a compaction took whose file is in place now.
+    pub compaction_us: Option<u64>,
 }
 
 impl<W> Default for Work<W> {
@@ -141,6 +203,8 @@ impl<W> Default for Work<W> {
             packets: Vec::new(),
             sync: None,
             checkpoint: None,
+            compaction: None,
+            garbage: Vec::new(),
             answers: Vec::new(),
             snapshots: Vec::new(),
             again: false,

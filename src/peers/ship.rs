@@ -146,7 +146,10 @@ impl Incoming {
         let Some(meta) = ahead.get(..len) else { return Ok(false) };
         let meta = wire::decode_snapshot_meta(meta)?;
         ahead.advance(len);
-        self.head = Some((packet.envelope.from, packet.envelope.term, meta));
+        let wire::Content::Protocol(envelope) = packet.content else {
+            return Err(IncomingError::Damaged("it begins with another message".into()));
+        };
+        self.head = Some((envelope.from, envelope.term, meta));
         self.buffer = ahead;
         Ok(true)
     }
@@ -193,6 +196,7 @@ fn damaged(error: StoreError) -> IncomingError {
         error @ (StoreError::Full { .. }
         | StoreError::Locked { .. }
         | StoreError::Invalid { .. }
+        | StoreError::Ended
         | StoreError::Io { .. }) => IncomingError::Store(error),
     }
 }

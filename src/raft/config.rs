@@ -1,6 +1,6 @@
 //! What a node is told when it starts: its settings and what its disk remembers.
 
-use super::types::{HardState, Index, LogId, Membership, NodeId};
+use super::types::{HardState, Index, LogId, Membership, NodeId, Term};
 
 /// Settings of the core. Time is counted in ticks; the driver says how long one is.
 #[derive(Clone, Debug)]
@@ -71,6 +71,9 @@ pub struct Restored {
     pub configs: Vec<(Index, Membership)>,
     /// How far the state machine is.
     pub applied: Index,
+    /// This node lost entries and does not know which: none that it ever acknowledged
+    /// was of a later term than this one.
+    pub amnesia: Option<Term>,
 }
 
 /// Classic bugs, one `if` each. The tests switch them on to show that they would
@@ -98,4 +101,8 @@ pub enum Planted {
     PreVoteCountedAsVote,
     /// A leader answers reads without asking whether it still leads.
     ReadWithoutRound,
+    /// A node acknowledges entries that it holds by name only.
+    AckDamaged,
+    /// A node that lost entries votes as if it had not.
+    VoteInAmnesia,
 }

@@ -40,10 +40,12 @@ impl Raft {
         }
     }
 
-    /// May it lead? Not while it does not vote, and not while the log is about to
-    /// be replaced by a snapshot.
+    /// May it lead? Not while it does not vote, not while the log is about to be
+    /// replaced by a snapshot, and not while something is damaged.
     fn is_promotable(&self) -> bool {
-        self.members.current().is_voter(self.config.id) && self.installing.is_none()
+        self.members.current().is_voter(self.config.id)
+            && self.installing.is_none()
+            && self.is_fit_to_lead()
     }
 
     /// Was a leader heard within the shortest election time-out?
@@ -60,6 +62,11 @@ impl Raft {
     fn is_up_to_date(&self, candidate: LogId) -> bool {
         if self.planted(Planted::IndexOnlyUpToDate) {
             return candidate.index >= self.last().index;
+        }
+        if self.amnesia.is_some_and(|lost| candidate.term <= lost)
+            && !self.planted(Planted::VoteInAmnesia)
+        {
+            return false; // it may miss what we acknowledged and forgot
         }
         candidate >= self.last()
     }

@@ -32,6 +32,8 @@ pub(super) struct Ledger {
     hard_state: IoToken,
     pending: Vec<Write>,
     durable: Index,
+    /// The first entry that is held by name only.
+    damaged: Option<Index>,
     waiting: Vec<(IoToken, Envelope)>,
 }
 
@@ -44,13 +46,19 @@ impl Ledger {
             hard_state: IoToken::default(),
             pending: Vec::new(),
             durable,
+            damaged: None,
             waiting: Vec::new(),
         }
     }
 
-    /// The log is on disk up to here.
+    /// The log is on disk, and whole, up to here.
     pub(super) fn durable(&self) -> Index {
-        self.durable
+        self.damaged.map_or(self.durable, |first| self.durable.min(first.prev()))
+    }
+
+    /// From this entry on the log is not whole; `None`: it is.
+    pub(super) fn set_damaged(&mut self, first: Option<Index>) {
+        self.damaged = first;
     }
 
     /// Is the newest term, with the vote in it, on disk?
@@ -96,9 +104,15 @@ impl Ledger {
 
     /// Sends `envelope` once the disk has what it promises: always the newest
     /// term and vote, for an acknowledgement also the entries.
-    pub(super) fn hold(&mut self, envelope: Envelope, out: &mut Vec<Envelope>) {
+    pub(super) fn hold(&mut self, mut envelope: Envelope, out: &mut Vec<Envelope>) {
+        // What is damaged is not promised; the leader asks again with its next heartbeat.
+        if let Message::Accepted { matched, .. } = &mut envelope.message
+            && let Some(first) = self.damaged
+        {
+            *matched = (*matched).min(first.prev());
+        }
         let entries = match envelope.message {
-            Message::Accepted { matched, .. } => matched > self.durable,
+            Message::Accepted { matched, .. } => matched > self.durable(),
             Message::PreVote { .. }
             | Message::PreVoteReply { .. }
             | Message::Vote { .. }

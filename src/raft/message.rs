@@ -196,6 +196,19 @@ pub enum Input {
     },
     /// Campaign now, as if the election time-out had passed.
     Campaign,
+    /// What the node can do for the cluster has changed.
+    Fitness(Fitness),
+}
+
+/// What a node can do for the cluster beside keeping its word. A node starts fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fitness {
+    /// The first entry after the applied ones that it holds by name only: its bytes are
+    /// damaged and must come from a peer. What is not whole is not acknowledged, and
+    /// not applied.
+    pub damaged: Option<Index>,
+    /// It must not lead: its log or its database is not whole. It still votes.
+    pub unfit_to_lead: bool,
 }
 
 /// Entries that became part of the log and must be staged for the disk. They

@@ -64,6 +64,19 @@
 //! acknowledgement until its entries are. So the driver cannot say too much too
 //! early, whatever it does with its disk.
 //!
+//! # Damaged disks
+//!
+//! A disk may lose what was durable (protocol-aware recovery, FAST'18). What then may
+//! be promised depends on what is still known:
+//!
+//! * *The names of the lost entries* ([`message::Fitness::damaged`]): the node votes by them,
+//!   acknowledges and applies nothing from the first on, and does not lead. Whoever
+//!   holds the bytes can repair it: the chain of checksums proves them.
+//! * *Nothing* ([`config::Restored::amnesia`]): no acknowledged entry was of a later term
+//!   than H. The node is in term H + 1, so that no leader counts on its earlier answers,
+//!   and votes for nobody whose log ends in a term up to H, until its own log ends in
+//!   a later one: by then it holds whatever it ever acknowledged and was committed.
+//!
 //! # Departures from the paper
 //!
 //! * Pre-vote always, and whoever hears a leader neither promises nor votes
@@ -98,7 +111,7 @@ use std::collections::BTreeMap;
 use config::{Config, Planted, Restored};
 use io::Ledger;
 use members::ConfigHistory;
-use message::{Effects, Envelope, Input, Message, SnapshotMeta};
+use message::{Effects, Envelope, Fitness, Input, Message, SnapshotMeta};
 use progress::Progress;
 use quorum::Quorum;
 use reads::Asking;
@@ -138,6 +151,9 @@ pub struct Raft {
     seen_seq: u64,
     /// A snapshot that the driver is installing: the log must not move.
     installing: Option<SnapshotMeta>,
+    fitness: Fitness,
+    /// Newest term of the entries that this node lost without knowing which.
+    amnesia: Option<Term>,
     asking: Asking,
     /// Messages of the step at hand.
     outbox: Vec<Envelope>,
@@ -176,7 +192,8 @@ impl Raft {
     #[must_use]
     pub fn new(config: Config, restored: Restored) -> Self {
         config.check();
-        let Restored { hard_state, base, base_membership, runs, last, configs, applied } = restored;
+        let Restored { hard_state, base, base_membership, runs, last, configs, applied, amnesia } =
+            restored;
         let terms = Terms::new(base, runs, last.index);
         assert_eq!(terms.last(), last, "the runs and the last entry belong together");
         assert!(last.term <= hard_state.term, "no entry is newer than the term");
@@ -200,6 +217,8 @@ impl Raft {
             rng,
             seen_seq: 0,
             installing: None,
+            fitness: Fitness::default(),
+            amnesia,
             asking,
             outbox: Vec::new(),
             wrote: None,
@@ -240,6 +259,7 @@ impl Raft {
             Input::Unreachable { peer } => self.unreachable(peer),
             Input::Transfer { to } => self.transfer(to, out),
             Input::Campaign => self.campaign(out),
+            Input::Fitness(fitness) => self.set_fitness(fitness, out),
         }
         self.finish(out);
         assert!(self.hard.term >= before.0, "I12: terms only grow");
@@ -365,6 +385,12 @@ impl Raft {
                 self.ledger.hold(envelope, &mut out.messages);
             }
         }
+        // An entry of a term after the loss: whatever was lost is older, and this log is at
+        // least as new as the lost one was.
+        let newest = self.terms.at(self.ledger.durable());
+        if self.amnesia.is_some_and(|lost| newest.is_some_and(|term| term > lost)) {
+            self.amnesia = None;
+        }
         let ready = self.commit.min(self.ledger.durable());
         if ready > self.published {
             self.published = ready;
@@ -381,6 +407,23 @@ impl Raft {
         assert!(self.published <= self.commit && self.published <= durable, "I13: {self:?}");
         assert!(self.commit <= last && durable <= last, "I13: committed what is not there");
         assert!(self.terms.last().term <= self.hard.term, "I12: an entry from the future");
+    }
+
+    /// A leader that became unfit makes room for another one.
+    fn set_fitness(&mut self, fitness: Fitness, out: &mut Effects) {
+        self.fitness = fitness;
+        if !self.planted(Planted::AckDamaged) {
+            // What was published was whole then, and promised.
+            self.ledger.set_damaged(fitness.damaged.map(|first| first.max(self.published.next())));
+        }
+        if !self.is_fit_to_lead() && !matches!(self.role, Role::Follower { .. }) {
+            self.become_follower(self.hard.term, None, out);
+        }
+    }
+
+    /// Is everything there that a leader needs?
+    fn is_fit_to_lead(&self) -> bool {
+        !self.fitness.unfit_to_lead && self.fitness.damaged.is_none() && self.amnesia.is_none()
     }
 
     /// Cuts the log for entries of a newer leader.
@@ -482,6 +525,12 @@ impl Raft {
     #[must_use]
     pub fn applied(&self) -> Index {
         self.applied
+    }
+
+    /// Does it miss entries that it may have acknowledged, without knowing which?
+    #[must_use]
+    pub fn is_amnesiac(&self) -> bool {
+        self.amnesia.is_some()
     }
 
     /// The term of each position of the log.

@@ -23,12 +23,13 @@ pub struct Checked {
 }
 
 impl Db {
-    /// Walks the newest state and compares it with the allocator.
+    /// Walks the newest state and compares it with the allocator. What is wrong is remembered:
+    /// see [`Db::is_suspect`].
     ///
     /// # Errors
     /// `Corrupt`, with the first thing that is wrong.
     pub fn check(&self) -> Result<Checked, StoreError> {
-        walk(&self.current, self.space.live(), self.bitmap)
+        walk(&self.current, self.space.live(), self.bitmap).inspect_err(|_| self.map.suspect())
     }
 }
 

@@ -12,23 +12,26 @@
 //! children, so children are sealed first. A cell whose child was written in this process
 //! but after the cell was copied says 0: the checksum is taken from the child itself.
 //!
-//! Left out: pacing. The job runs on a thread of its own, and syncs wait for each other
-//! in the disk anyway.
+//! A checkpoint writes at a [`Pace`] and waits for room on a full disk: `pace.rs`.
+//!
+//! A file whose end is free is cut in two steps. One checkpoint says in its meta page that
+//! the file is shorter, and no page behind that is given out any more. When the next one is
+//! durable, both meta pages say so, and the job cuts the file: whichever meta page a crash
+//! leaves, the pages it speaks of are there.
 
 use std::sync::Arc;
 
 use super::db::{Db, Kept, Snapshot};
-use super::error::StoreError;
+use super::error::{StoreError, is_no_space};
 use super::map::{FileWriter, PAGE};
 use super::meta::{BitmapRun, Meta};
+use super::pace::{Pace, Paced, Unpaced, WRITE};
 use super::page::{self, View};
 use super::space::{Bitmap, PageTable};
 use super::tree::{Source, corrupt, load};
 
 /// Bytes that are sealed before they are written, in order of their pages.
 const STAGE: usize = 8 << 20;
-/// Largest single write.
-const WRITE: usize = 1 << 20;
 
 /// A checkpoint to be written; it may run on another thread.
 #[derive(Debug)]
@@ -38,9 +41,9 @@ pub struct CheckpointJob {
     dirty: PageTable<u64>,
     bitmap: Arc<Bitmap>,
     meta: Meta,
+    /// Pages that the meta page of the checkpoint before it speaks of.
+    pages_before: u64,
     generation: u64,
-    staged: Vec<(u64, Box<[u8]>)>,
-    sums: PageTable<u32>,
 }
 
 /// A checkpoint that is durable.
@@ -77,7 +80,9 @@ impl Db {
             return Ok(None);
         }
         let (seq, identity) = (durable.seq + 1, self.identity());
+        let pages_before = durable.pages;
         let old = self.bitmap;
+        self.space.lower(self.options.shrink.least / PAGE as u64, self.options.shrink.part);
         let full = || StoreError::Full { limit: self.map.capacity() * PAGE as u64 };
         // Growing the file makes the bitmap longer: a little more than it takes now.
         let bits = PAGE as u64 * 8;
@@ -110,9 +115,8 @@ impl Db {
             writer,
             dirty: std::mem::take(&mut self.dirty),
             bitmap,
+            pages_before,
             generation: self.generation,
-            staged: Vec::new(),
-            sums: PageTable::default(),
         }))
     }
 
@@ -146,36 +150,76 @@ impl Db {
 }
 
 impl CheckpointJob {
-    /// Writes the checkpoint and makes it durable: two syncs, one more when the file grows.
+    /// Writes the checkpoint as fast as the disk can: two syncs, one more when the file grows.
     ///
     /// # Errors
     /// `Io` or `Corrupt`; then the process must end.
-    pub fn run(mut self) -> Result<CheckpointDone, StoreError> {
-        self.writer.grow(self.meta.pages * PAGE as u64)?;
-        for index in 0..self.meta.roots.len() {
-            let root = self.meta.roots[index];
-            if root.page != 0 {
-                self.meta.roots[index].crc = self.seal(root.page, root.crc, root.height)?;
-            }
-        }
-        self.write_staged()?;
-        self.write_runs()?;
-        let bitmap = self.bitmap.to_bytes(self.meta.bitmap.pages);
-        self.meta.bitmap.crc = crc32c::crc32c(&bitmap);
-        self.writer.write(self.meta.bitmap.page, &bitmap)?;
-        self.writer.sync(0, self.meta.pages * PAGE as u64)?;
-
-        let slot = self.meta.slot();
-        self.writer.write(slot, &self.meta.encode())?;
-        self.writer.sync(slot * PAGE as u64, PAGE as u64)?;
-        Ok(CheckpointDone {
-            writer: self.writer,
-            dirty: self.dirty,
-            kept: Kept { meta: self.meta, bitmap: self.bitmap },
-            generation: self.generation,
-        })
+    pub fn run(self) -> Result<CheckpointDone, StoreError> {
+        self.run_at(&Unpaced)
     }
 
+    /// Writes the checkpoint at a pace. `None`: the disk was full until the pace said to stop;
+    /// the database cannot be made durable any more, and the node can still stop in good
+    /// order, since the log has everything.
+    ///
+    /// # Errors
+    /// `Io` or `Corrupt`; then the process must end.
+    pub fn run_paced(self, pace: &dyn Pace) -> Result<Option<CheckpointDone>, StoreError> {
+        match self.run_at(pace) {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if is_no_space(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the checkpoint at a pace, and fails when that does not wait for room.
+    ///
+    /// # Errors
+    /// As for [`CheckpointJob::run`].
+    pub fn run_at(self, pace: &dyn Pace) -> Result<CheckpointDone, StoreError> {
+        let Self { snapshot, writer, dirty, bitmap, mut meta, pages_before, generation } = self;
+        let mut out = Paced::new(writer, pace);
+        out.grow(meta.pages)?;
+        let mut sealing = Sealing {
+            snapshot: &*snapshot,
+            out,
+            dirty: &dirty,
+            seq: meta.seq,
+            staged: Vec::new(),
+            sums: PageTable::default(),
+        };
+        for root in &mut meta.roots {
+            if root.page != 0 {
+                root.crc = sealing.seal(root.page, root.crc, root.height)?;
+            }
+        }
+        sealing.write_staged()?;
+        sealing.write_runs()?;
+        let mut out = sealing.out;
+        let bytes = bitmap.to_bytes(meta.bitmap.pages);
+        meta.bitmap.crc = crc32c::crc32c(&bytes);
+        out.write(meta.bitmap.page, &bytes)?;
+        out.sync(meta.pages)?;
+
+        let slot = meta.slot();
+        out.write(slot, &meta.encode())?;
+        out.writer.sync(slot * PAGE as u64, PAGE as u64)?;
+        out.writer.shrink(meta.pages.max(pages_before))?;
+        Ok(CheckpointDone { writer: out.writer, dirty, kept: Kept { meta, bitmap }, generation })
+    }
+}
+
+/// The pages of a checkpoint on their way to the file.
+struct Sealing<'a> {
+    snapshot: &'a Snapshot,
+    out: Paced<'a>,
+    dirty: &'a PageTable<u64>,
+    seq: u64,
+    staged: Vec<(u64, Box<[u8]>)>,
+    sums: PageTable<u32>,
+}
+
+impl Sealing<'_> {
     /// The final checksum of a page; pages on the heap are sealed and staged for it.
     fn seal(&mut self, page: u64, known: u32, level: u16) -> Result<u32, StoreError> {
         if !self.dirty.contains_key(&page) {
@@ -189,8 +233,8 @@ impl CheckpointJob {
                 known => Ok(known),
             };
         }
-        let snapshot = Arc::clone(&self.snapshot);
-        let (view, _) = load(&*snapshot, page, 0, level)?;
+        let snapshot = self.snapshot;
+        let (view, _) = load(snapshot, page, 0, level)?;
         let mut copy: Box<[u8]> = snapshot.page(page, 0)?.into();
         let wrong = || corrupt(snapshot.name(), page, "a cell is out of bounds");
         if level > 1 {
@@ -200,7 +244,7 @@ impl CheckpointJob {
                 page::set_child(&mut copy, index, cell.child, crc).ok_or_else(wrong)?;
             }
         }
-        let crc = page::seal(&mut copy, self.meta.seq).ok_or_else(wrong)?;
+        let crc = page::seal(&mut copy, self.seq).ok_or_else(wrong)?;
         self.sums.insert(page, crc);
         self.staged.push((page, copy));
         if self.staged.len() * PAGE >= STAGE {
@@ -218,7 +262,7 @@ impl CheckpointJob {
             let next = first + (together.len() / PAGE) as u64;
             if page != next || together.len() >= WRITE {
                 if !together.is_empty() {
-                    self.writer.write(first, &together)?;
+                    self.out.write(first, &together)?;
                 }
                 together.clear();
                 first = page;
@@ -226,7 +270,7 @@ impl CheckpointJob {
             together.extend_from_slice(&bytes);
         }
         if !together.is_empty() {
-            self.writer.write(first, &together)?;
+            self.out.write(first, &together)?;
         }
         Ok(())
     }
@@ -241,7 +285,7 @@ impl CheckpointJob {
             let len = usize::try_from(pages).expect("a run fits memory") * PAGE;
             let unreadable = || corrupt(self.snapshot.name(), page, "a run cannot be read");
             let (bytes, _) = self.snapshot.pin.bytes(page, len).ok_or_else(unreadable)?;
-            self.writer.write(page, bytes)?;
+            self.out.write(page, bytes)?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Identity;
@@ -56,6 +57,23 @@ pub struct DbOptions {
     pub quota: u64,
     /// The file grows by multiples of this.
     pub grow_step: u64,
+    /// When the file gets shorter.
+    pub shrink: Shrink,
+}
+
+/// How much must be free at the end of a file before it is cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Shrink {
+    /// At least so many bytes, and
+    pub least: u64,
+    /// at least this part of the file: 4 for a quarter.
+    pub part: u64,
+}
+
+impl Default for Shrink {
+    fn default() -> Self {
+        Self { least: 64 << 20, part: 4 }
+    }
 }
 
 /// A checkpoint that must not be overwritten.
@@ -68,8 +86,8 @@ pub(super) struct Kept {
 /// The database. One thread owns it; readers have [`Published`].
 #[derive(Debug)]
 pub struct Db {
-    disk: Arc<dyn Disk>,
-    options: DbOptions,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) options: DbOptions,
     identity: Identity,
     published: Published,
     pub(super) current: Arc<Snapshot>,
@@ -94,6 +112,7 @@ pub struct Db {
 #[derive(Clone, Debug)]
 pub struct Published {
     newest: Arc<RwLock<Arc<Snapshot>>>,
+    withheld: Arc<AtomicBool>,
 }
 
 impl Published {
@@ -101,6 +120,17 @@ impl Published {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.newest.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says that what is found here is no state to answer from: it is being made anew.
+    pub fn withhold(&self, withheld: bool) {
+        self.withheld.store(withheld, Ordering::Release);
+    }
+
+    /// Is it no state to answer from?
+    #[must_use]
+    pub fn is_withheld(&self) -> bool {
+        self.withheld.load(Ordering::Acquire)
     }
 
     fn set(&self, snapshot: Arc<Snapshot>) {
@@ -126,7 +156,7 @@ impl Source for Snapshot {
         };
         if !verified {
             if !View::new(bytes).is_intact(page, crc) {
-                return Err(corrupt(self.name(), page, "the checksum does not match"));
+                return Err(self.damaged(page));
             }
             self.pin.set_verified(page);
         }
@@ -139,7 +169,7 @@ impl Source for Snapshot {
         };
         if !verified {
             if crc32c::crc32c(bytes) != run.crc {
-                return Err(corrupt(self.name(), run.page, "the checksum does not match"));
+                return Err(self.damaged(run.page));
             }
             self.pin.set_verified(run.page);
         }
@@ -152,6 +182,11 @@ impl Source for Snapshot {
 }
 
 impl Snapshot {
+    fn damaged(&self, page: u64) -> StoreError {
+        self.pin.map().suspect();
+        corrupt(self.name(), page, "the checksum does not match")
+    }
+
     /// The state of a checkpoint whose pages are in the file.
     pub(super) fn at(map: &Arc<PageMap>, meta: &Meta) -> Self {
         Self { pin: map.pin(), roots: meta.roots, state: meta.state.clone() }
@@ -297,6 +332,21 @@ fn create_file(disk: &dyn Disk, options: &DbOptions, identity: Identity) -> Resu
     disk.sync_dir(&parent(&options.path))
 }
 
+/// Moves a damaged database into the directory `quarantine` beside it, for the operator to
+/// look at; one that was put there earlier is replaced.
+///
+/// # Errors
+/// `Io`.
+pub fn quarantine_file(disk: &dyn Disk, path: &Path) -> Result<PathBuf, StoreError> {
+    let dir = parent(path).join("quarantine");
+    disk.make_dir(&dir)?;
+    let to = dir.join(path.file_name().unwrap_or_default());
+    disk.rename(path, &to)?;
+    disk.sync_dir(&dir)?;
+    disk.sync_dir(&parent(path))?;
+    Ok(to)
+}
+
 /// Removes a file that an interrupted run left behind.
 ///
 /// # Errors
@@ -323,10 +373,7 @@ impl Db {
                     .ok_or_else(|| corrupt(&options.path.display().to_string(), 0, "vanished"))?
             }
         };
-        let published = |snapshot: &Arc<Snapshot>| Published {
-            newest: Arc::new(RwLock::new(Arc::clone(snapshot))),
-        };
-        Ok(Self::assemble(disk, options, identity, opened, 0, published))
+        Ok(Self::assemble(disk, options, identity, opened))
     }
 
     fn assemble(
@@ -334,8 +381,6 @@ impl Db {
         options: DbOptions,
         identity: Identity,
         opened: Opened,
-        generation: u64,
-        published: impl FnOnce(&Arc<Snapshot>) -> Published,
     ) -> Self {
         let Opened { writer, durable, previous } = opened;
         let map = Arc::clone(writer.map());
@@ -347,7 +392,10 @@ impl Db {
         let kept = [Some(&durable), previous.as_ref()];
         space.keep(kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect());
         let current = Arc::new(Snapshot::at(&map, meta));
-        let published = published(&current);
+        let published = Published {
+            newest: Arc::new(RwLock::new(Arc::clone(&current))),
+            withheld: Arc::new(AtomicBool::new(false)),
+        };
         Self {
             disk,
             options,
@@ -363,7 +411,7 @@ impl Db {
             bitmap: meta.bitmap,
             durable,
             previous,
-            generation,
+            generation: 0,
         }
     }
 
@@ -413,6 +461,12 @@ impl Db {
         self.dirty_pages * PAGE as u64
     }
 
+    /// Did any reader find a page damaged?
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.map.is_suspect()
+    }
+
     /// Length of the file.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
@@ -437,19 +491,39 @@ impl Db {
     /// # Errors
     /// As for [`Db::open`]; before the rename the old database is still in place.
     pub fn install(&mut self, from: &Path) -> Result<(), StoreError> {
-        let (disk, options) = (Arc::clone(&self.disk), self.options.clone());
         let absent = || corrupt(&from.display().to_string(), 0, "there is no such database");
-        drop(open_file(&*disk, from, options.map_max, self.identity)?.ok_or_else(absent)?);
-        disk.rename(from, &options.path)?;
-        disk.sync_dir(&parent(&options.path))?;
+        let map_max = self.options.map_max;
+        drop(open_file(&*self.disk, from, map_max, self.identity)?.ok_or_else(absent)?);
+        self.rename_over(from)?;
+        self.reopen()
+    }
+
+    /// Moves the damaged file away and goes on with an empty one; returns where it is kept.
+    /// Snapshots and streams of the old one stay readable until they are dropped.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn quarantine(&mut self) -> Result<PathBuf, StoreError> {
+        let kept_in = quarantine_file(&*self.disk, &self.options.path)?;
+        create_file(&*self.disk, &self.options, self.identity)?;
+        self.reopen()?;
+        Ok(kept_in)
+    }
+
+    /// Opens the file that has taken the place of ours.
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        let (disk, options) = (Arc::clone(&self.disk), self.options.clone());
+        let absent = || corrupt(&options.path.display().to_string(), 0, "vanished");
         let opened = open_file(&*disk, &options.path, options.map_max, self.identity)?;
         let opened = opened.ok_or_else(absent)?;
-        let (published, generation) = (self.published.clone(), self.generation + 1);
-        *self = Self::assemble(disk, options, self.identity, opened, generation, |snapshot| {
-            published.set(Arc::clone(snapshot));
-            published
-        });
+        drop(self.become_other(Self::assemble(disk, options, self.identity, opened)));
         Ok(())
+    }
+
+    /// Lets readers who know `published` find this database from now on.
+    pub(super) fn publish_as(&mut self, published: Published) {
+        published.set(Arc::clone(&self.current));
+        self.published = published;
     }
 
     /// Plants a bug for the crash tests: pages of durable checkpoints are given out again.

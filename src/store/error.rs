@@ -52,6 +52,9 @@ pub enum StoreError {
         /// What is wrong and what to do.
         why: String,
     },
+    /// Work that can be left undone was, because the node stops.
+    #[error("the work was given up, the node stops")]
+    Ended,
     /// The operating system said no. After a failed sync the page cache cannot
     /// be trusted, so this is fatal: no retry, whatever the cause.
     #[error("{action} {file} failed: {source}")]
@@ -71,5 +74,24 @@ impl StoreError {
     pub fn io(action: &'static str, file: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let file = file.into();
         move |source| Self::Io { action, file, source }
+    }
+}
+
+/// Did a write fail because the disk, or our share of it, is full? Nothing is lost then and
+/// the write can be tried again. A sync is never meant: after it failed nobody knows what is
+/// on the disk, whatever the reason.
+#[must_use]
+pub fn is_no_space(error: &StoreError) -> bool {
+    match error {
+        StoreError::Io { action: "pwrite" | "create", source, .. } => {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        }
+        StoreError::Io { .. }
+        | StoreError::Full { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::Foreign { .. }
+        | StoreError::Locked { .. }
+        | StoreError::Invalid { .. }
+        | StoreError::Ended => false,
     }
 }

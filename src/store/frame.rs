@@ -222,7 +222,12 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        // Under Miri every one of them takes seconds.
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            cases: if cfg!(miri) { 1 } else { 256 },
+            ..ProptestConfig::default()
+        })]
 
         #[test]
         fn frames_survive_and_no_cut_or_flipped_bit_is_believed(

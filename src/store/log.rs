@@ -579,6 +579,37 @@ impl Log {
     }
 }
 
+impl Log {
+    /// STUB
+    pub fn damaged(&self) -> Option<(Index, Index)> {
+        None
+    }
+    /// STUB
+    pub fn damaged_from(&self, _index: Index) -> Option<(Index, Index)> {
+        None
+    }
+    /// STUB
+    pub fn repair(&mut self, _frames: &[u8]) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+    /// STUB
+    pub fn begin_amnesia(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+    /// STUB
+    pub fn end_amnesia(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+    /// STUB
+    pub fn hard_state(&self) -> HardState {
+        self.hard.saved.hard
+    }
+    /// STUB
+    pub fn amnesia(&self) -> Option<crate::raft::types::Term> {
+        None
+    }
+}
+
 fn diverged(error: FrameError) -> StoreError {
     StoreError::Corrupt {
         file: "entries from the leader".into(),

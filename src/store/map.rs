@@ -17,19 +17,100 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
-
 use super::disk::{Region, grow_with_zeros};
-use super::error::StoreError;
+use super::error::{StoreError, is_no_space};
+
+/// Addresses from the operating system.
+#[cfg(not(miri))]
+mod raw {
+    use memmap2::{Advice, MmapOptions, MmapRaw};
+
+    use super::{File, io};
+
+    #[derive(Debug)]
+    pub(super) struct Raw(MmapRaw);
+
+    impl Raw {
+        pub(super) fn of_file(file: &File, len: usize) -> io::Result<Self> {
+            let raw = MmapOptions::new().len(len).map_raw_read_only(file)?;
+            raw.advise(Advice::DontDump)?;
+            Ok(Self(raw))
+        }
+
+        pub(super) fn anonymous(len: usize) -> io::Result<Self> {
+            let map = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
+            Ok(Self(MmapRaw::from(map)))
+        }
+
+        pub(super) fn flush(&self, offset: usize, len: usize) -> io::Result<()> {
+            self.0.flush_range(offset, len)
+        }
+
+        pub(super) fn as_mut_ptr(&self) -> *mut u8 {
+            self.0.as_mut_ptr()
+        }
+
+        pub(super) fn len(&self) -> usize {
+            self.0.len()
+        }
+    }
+}
+
+/// The heap instead, for Miri, which maps no files and sees each wrong access to this: to a
+/// byte that is lent out, between threads, or out of bounds.
+#[cfg(miri)]
+mod raw {
+    use std::sync::atomic::AtomicU8;
+
+    use super::{File, io};
+
+    const PAGE: usize = super::PAGE;
+
+    /// Atomic for one reason: bytes that may change while others share the whole.
+    #[repr(align(4096))]
+    #[derive(Debug)]
+    struct Page([AtomicU8; PAGE]);
+
+    #[derive(Debug)]
+    pub(super) struct Raw {
+        pages: Box<[Page]>,
+        len: usize,
+    }
+
+    impl Raw {
+        pub(super) fn of_file(_: &File, _: usize) -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(super) fn anonymous(len: usize) -> io::Result<Self> {
+            let zero = |_| Page([const { AtomicU8::new(0) }; PAGE]);
+            Ok(Self { pages: (0..len.div_ceil(PAGE)).map(zero).collect(), len })
+        }
+
+        pub(super) fn flush(&self, _: usize, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        pub(super) fn as_mut_ptr(&self) -> *mut u8 {
+            self.pages.as_ptr().cast_mut().cast()
+        }
+
+        pub(super) fn len(&self) -> usize {
+            self.len
+        }
+    }
+}
+
+use raw::Raw;
 
 /// A reserved range of addresses over a file, or over nothing for the simulated disk. Its
 /// bytes are reached through the types of this module only.
 #[derive(Debug)]
 pub struct Memory {
-    raw: MmapRaw,
+    raw: Raw,
     anonymous: bool,
 }
 
@@ -38,16 +119,13 @@ impl Memory {
     /// readable when the file grows.
     pub(super) fn of_file(file: &File, reserve: u64) -> io::Result<Self> {
         let len = usize::try_from(reserve).map_err(io::Error::other)?;
-        let raw = MmapOptions::new().len(len).map_raw_read_only(file)?;
-        raw.advise(Advice::DontDump)?;
-        Ok(Self { raw, anonymous: false })
+        Ok(Self { raw: Raw::of_file(file, len)?, anonymous: false })
     }
 
     /// Zeroed memory that no file backs.
     pub(super) fn anonymous(reserve: u64) -> io::Result<Self> {
         let len = usize::try_from(reserve).map_err(io::Error::other)?;
-        let raw = MmapRaw::from(MmapOptions::new().len(len).no_reserve_swap().map_anon()?);
-        Ok(Self { raw, anonymous: true })
+        Ok(Self { raw: Raw::anonymous(len)?, anonymous: true })
     }
 
     /// Writes into anonymous memory: what `pwrite` is for a file, with the same duty, to
@@ -78,7 +156,7 @@ impl Memory {
     pub(super) fn flush(&self, offset: u64, len: u64) -> io::Result<()> {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let len = usize::try_from(len).map_err(io::Error::other)?;
-        self.raw.flush_range(offset, len)
+        self.raw.flush(offset, len)
     }
 
     /// Bytes of address space.
@@ -131,7 +209,7 @@ impl AppendMap {
         if end > self.written.load(Ordering::Acquire) {
             return None;
         }
-        let start = self.memory.raw.as_ptr().wrapping_add(at);
+        let start = self.memory.raw.as_mut_ptr().wrapping_add(at);
         // SAFETY:
         // - In bounds and backed: `end <= written`, which never exceeds the file's length
         //   (`sealed` takes it from the file, `append` raises it after the write) nor the
@@ -247,13 +325,20 @@ struct Heap {
 /// newest pin: pins older than that may hold slices of the page, later ones cannot find it
 /// any more. Only when the older ones are gone does [`PageMap::reclaim`] free the heap
 /// memory and allow the file page to be written.
+///
+/// The file is cut ([`FileWriter::shrink`]) only behind the last page that is in it or that
+/// a pin may still hold a slice of: no slice ever points behind the end of the file.
 #[derive(Debug)]
 pub struct PageMap {
     region: Box<dyn Region>,
     memory: Arc<Memory>,
     pieces: Box<[OnceLock<Piece>]>,
+    /// The name that the file was given later.
+    renamed: OnceLock<String>,
     pins: Mutex<Pins>,
     limbo: Mutex<VecDeque<Limbo>>,
+    /// Some reader found a page damaged.
+    suspect: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -305,14 +390,27 @@ impl PageMap {
             region,
             memory,
             pieces: (0..pieces).map(|_| OnceLock::new()).collect(),
+            renamed: OnceLock::new(),
             pins: Mutex::default(),
             limbo: Mutex::default(),
+            suspect: AtomicBool::new(false),
         };
         for page in in_file {
             assert!(map.backed(page, 1), "a page beyond the end of the file");
             map.slot_for_writing(page).store(FILE, Ordering::Release);
         }
         FileWriter { map: Arc::new(map) }
+    }
+
+    /// A reader found a page damaged: whoever owns the file should know.
+    pub fn suspect(&self) {
+        self.suspect.store(true, Ordering::Release);
+    }
+
+    /// Did any reader find a page damaged?
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Acquire)
     }
 
     /// Pages that fit the reserved address space.
@@ -430,7 +528,32 @@ impl PageMap {
     /// File name, for messages.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.region.name()
+        self.renamed.get().map_or_else(|| self.region.name(), String::as_str)
+    }
+
+    /// The name that the file has from now on; only the first one counts.
+    pub(super) fn set_name(&self, name: String) {
+        let _ = self.renamed.set(name);
+    }
+
+    /// Is no page from `page` on in the file, nor can it still be read there?
+    fn is_clear_from(&self, page: u64) -> bool {
+        let first = usize::try_from(page).expect("page fits memory");
+        let mut slots =
+            self.pieces.iter().enumerate().skip(first / PIECE).flat_map(|(at, piece)| {
+                let skip = first.saturating_sub(at * PIECE);
+                piece.get().into_iter().flatten().skip(skip)
+            });
+        let clear = slots.all(|slot| {
+            let slot = slot.load(Ordering::Acquire);
+            slot != FILE && slot != VERIFIED && slot != LIMBO_FILE
+        });
+        let mut limbo = lock(&self.limbo);
+        clear
+            && limbo.iter_mut().all(|entry| {
+                let in_file = entry.heap.get_mut().is_null();
+                !in_file || entry.page + entry.pages <= page
+            })
     }
 
     /// Length of the file in bytes.
@@ -523,12 +646,13 @@ impl Pin {
             }
         }
         let at = usize::try_from(page).ok()? * PAGE;
-        let start = map.memory.raw.as_ptr().wrapping_add(at);
+        let start = map.memory.raw.as_mut_ptr().wrapping_add(at);
         // SAFETY:
         // - In bounds and backed: slots become FILE in `PageMap::open` and
-        //   `FileWriter::settle` only, which check the file's length and the reserve; nobody
-        //   shortens the file (`set_len` is not called on a region inside a `PageMap`, other
-        //   processes are kept out by the lock on the directory). `self` holds the map.
+        //   `FileWriter::settle` only, which check the file's length and the reserve; only
+        //   `FileWriter` shortens the file, and only where no slot is FILE or LIMBO_FILE
+        //   (`shrink`) or ever was (`grow`), so no slice points there; other processes are
+        //   kept out by the lock on the directory. `self` holds the map.
         // - Not written meanwhile: only `FileWriter::write` writes, and only pages that are
         //   neither in the file nor in LIMBO_FILE. These pages were FILE when they were
         //   looked at, and leave that state by `hide` only, to LIMBO_FILE, which they leave
@@ -614,15 +738,38 @@ impl FileWriter {
         true
     }
 
-    /// Makes the file at least `len` bytes long, durably.
+    /// Makes the file at least `len` bytes long, durably. When the disk has no room, it is
+    /// as long as before: nothing behind the old end was ever in the file.
+    ///
+    /// # Errors
+    /// `Io`; then the process must end, unless [`is_no_space`] is true of it.
+    pub fn grow(&mut self, len: u64) -> Result<(), StoreError> {
+        let region = &*self.map.region;
+        let old = region.len();
+        if old >= len {
+            return Ok(());
+        }
+        let grown = grow_with_zeros(region, len);
+        if grown.as_ref().is_err_and(is_no_space) {
+            region.set_len(old)?;
+        }
+        grown
+    }
+
+    /// Cuts the file to `pages` pages. `false`: it is not longer, or something behind them
+    /// is in the file or may still be borrowed from it, and nothing was done.
     ///
     /// # Errors
     /// `Io`; then the process must end.
-    pub fn grow(&mut self, len: u64) -> Result<(), StoreError> {
-        if self.map.region.len() < len {
-            grow_with_zeros(&*self.map.region, len)?;
+    pub fn shrink(&mut self, pages: u64) -> Result<bool, StoreError> {
+        let len = pages * PAGE as u64;
+        // Only this type puts a page into the file, so what is clear now stays clear until
+        // the file is cut: `&mut self`. Pages on the heap do not care how long it is.
+        let cut = self.map.region.len() > len && self.map.is_clear_from(pages);
+        if cut {
+            self.map.region.set_len(len)?;
         }
-        Ok(())
+        Ok(cut)
     }
 
     /// Makes the written bytes of a range durable: one `msync`.

@@ -2,6 +2,7 @@
 
 mod check;
 mod checkpoint;
+pub mod compact;
 pub mod db;
 pub mod disk;
 pub mod error;
@@ -10,6 +11,7 @@ mod hard_state;
 mod log;
 pub mod map;
 mod meta;
+pub mod pace;
 mod page;
 mod reader;
 mod recovery;
@@ -23,11 +25,13 @@ mod tree;
 
 pub use check::Checked;
 pub use checkpoint::{CheckpointDone, CheckpointJob};
-pub use db::{Db, DbOptions, DbState, Published, Snapshot, Tree, Txn};
+pub use compact::CompactJob;
+pub use db::{Db, DbOptions, DbState, Published, Shrink, Snapshot, Tree, Txn};
 pub use disk::Disk;
-pub use error::StoreError;
+pub use error::{StoreError, is_no_space};
 pub use hard_state::PendingInstall;
 pub use log::{Log, LogOptions, Recovered, SyncJob, Synced};
+pub use pace::{Pace, Unpaced};
 pub use reader::{Entry, LogReader};
 pub use resident::resident_bytes;
 pub use scan::Scan;

@@ -32,6 +32,7 @@ mod tests {
     use crate::store::map::AppendMap;
 
     #[test]
+    #[cfg_attr(miri, ignore = "a real file")]
     fn pages_that_were_read_are_resident() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");

@@ -98,6 +98,12 @@ impl Bitmap {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
+    /// The page after the last one that is set.
+    pub(super) fn end(&self) -> u64 {
+        let last = self.words.iter().rposition(|word| *word != 0);
+        last.map_or(0, |at| at as u64 * 64 + 64 - u64::from(self.words[at].leading_zeros()))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
         self.iter_from(0)
     }
@@ -157,6 +163,25 @@ impl Space {
 
     pub(super) fn limit(&self) -> u64 {
         self.limit
+    }
+
+    /// Gives up free pages at the end of the file, if they are at least `least` and the
+    /// `part`th part of it: the next checkpoint says so, and the one after it cuts the file.
+    /// One step more than needed is kept, so that the next change does not grow it again.
+    pub(super) fn lower(&mut self, least: u64, part: u64) {
+        if self.live_pages < self.limit / 2 {
+            // Much is free: the front is filled first, so that the end gets empty.
+            self.next = 0;
+        }
+        let pinned = self.pinned.iter().filter_map(Weak::upgrade).map(|map| map.end());
+        let kept = self.kept.iter().map(|map| map.end()).chain(pinned).max().unwrap_or(0);
+        let end = kept.max(self.live.end()).max(self.busy.end());
+        let target = (end + self.step).next_multiple_of(self.step);
+        let free = self.limit.saturating_sub(target);
+        if free > 0 && free >= least && free >= self.limit / part.max(1) {
+            self.limit = target;
+            self.next = 0;
+        }
     }
 
     /// Replaces the checkpoints whose pages must not be touched.

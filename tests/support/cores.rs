@@ -53,6 +53,8 @@ pub(crate) struct Disk {
     pub(crate) base: LogId,
     pub(crate) base_membership: Membership,
     pub(crate) entries: Vec<Entry>,
+    /// It lost entries, of this term at most.
+    pub(crate) amnesia: Option<Term>,
 }
 
 impl Disk {
@@ -123,6 +125,7 @@ impl Host {
             last: disk.last(),
             configs: configs.collect(),
             applied: disk.base.index,
+            amnesia: disk.amnesia,
         };
         let raft = Raft::new(config, restored);
         Self { raft, log: disk.clone(), disk, queue: VecDeque::new(), applied: Vec::new() }

@@ -33,15 +33,18 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use mmapd::machine::{Applied, Command, Conditions, Tags};
 use mmapd::node::{
-    Answer, Arrived, Core, CoreOptions, Event, Now, OpenOptions, Outgoing, Shipment, Work, open,
+    Answer, Arrived, CompactionJob, Core, CoreOptions, Event, NotCompacted, Now, OpenOptions,
+    Outgoing, Shipment, Work, open,
 };
 use mmapd::raft;
 use mmapd::raft::config::Planted;
 use mmapd::raft::message::{Envelope, Message};
 use mmapd::raft::types::{Index, LogId, NodeId};
+use mmapd::store::disk::FileKind;
 use mmapd::store::simdisk::{Rng, SimDisk};
 use mmapd::store::{
-    CheckpointJob, DbOptions, Disk, Identity, LogOptions, Receiver, StoreError, SyncJob,
+    CheckpointJob, Db, DbOptions, Disk, Identity, LogOptions, Receiver, Shrink, StoreError,
+    SyncJob, Tree, Unpaced,
 };
 use mmapd::wire::{self, Address};
 
@@ -91,6 +94,10 @@ pub(crate) struct Plan {
     pub(crate) failing_syncs: bool,
     /// Nodes stay down for seconds, so that the log they need is gone.
     pub(crate) long_downs: bool,
+    /// Disks of a minority lose or change what was durable.
+    pub(crate) rot: bool,
+    /// Half-way the state of one node is changed behind its back.
+    pub(crate) diverge: bool,
 }
 
 /// Which promise of a disk is empty.
@@ -128,6 +135,8 @@ impl Plan {
             lies: None,
             failing_syncs: rng.below(3) == 0,
             long_downs: tiny,
+            rot: rng.below(2) == 0,
+            diverge: false,
         }
     }
 }
@@ -155,7 +164,15 @@ pub(crate) struct Report {
     pub(crate) restarts: u64,
     pub(crate) cut_tails: u64,
     pub(crate) checkpoints: u64,
+    /// Compactions whose file took the place of the old one.
+    pub(crate) compactions: u64,
     pub(crate) failed_syncs: u64,
+    /// Disks that were damaged; entries and databases that were had again; logs that lost
+    /// entries without a name.
+    pub(crate) rotten: u64,
+    pub(crate) repaired: u64,
+    pub(crate) rebuilt: u64,
+    pub(crate) amnesias: u64,
     pub(crate) trace: u64,
 }
 
@@ -173,7 +190,12 @@ impl Report {
         self.restarts += other.restarts;
         self.cut_tails += other.cut_tails;
         self.checkpoints += other.checkpoints;
+        self.compactions += other.compactions;
         self.failed_syncs += other.failed_syncs;
+        self.rotten += other.rotten;
+        self.repaired += other.repaired;
+        self.rebuilt += other.rebuilt;
+        self.amnesias += other.amnesias;
     }
 }
 
@@ -186,6 +208,8 @@ enum Wait {
     Fresh,
     /// A sender of a snapshot.
     Sender { node: usize, life: u64, to: NodeId },
+    /// An operator who asked for a compaction.
+    Operator,
 }
 
 enum Happening {
@@ -193,6 +217,7 @@ enum Happening {
     Deliver { node: usize, bytes: Vec<u8> },
     Sync { node: usize, life: u64, job: SyncJob },
     Checkpoint { node: usize, life: u64, job: CheckpointJob },
+    Compaction { node: usize, life: u64, job: CompactionJob },
     Snapshot { node: usize, from: usize, from_life: u64, shipment: Shipment },
     SnapshotSent { node: usize, life: u64, to: NodeId, installed: Option<LogId> },
     Client { client: usize },
@@ -200,6 +225,7 @@ enum Happening {
     Restart { node: usize, life: u64 },
     Resume { node: usize },
     Fault,
+    Diverge { node: usize },
     Crash { node: usize, life: u64 },
     Heal { cut: u64 },
 }
@@ -275,6 +301,10 @@ pub(crate) struct Sim {
     votes: BTreeMap<(NodeId, u64), NodeId>,
     quiet: bool,
     fresh: bool,
+    /// The node whose disk was damaged last, until it is whole again.
+    rotten: Option<usize>,
+    /// The node whose state was changed, until it notices.
+    diverged: Option<usize>,
     wrong: Option<String>,
     /// Chain and digest by applied index.
     chains: BTreeMap<u64, u64>,
@@ -317,6 +347,8 @@ impl Sim {
             votes: BTreeMap::new(),
             quiet: false,
             fresh: false,
+            rotten: None,
+            diverged: None,
             wrong: None,
             chains: BTreeMap::new(),
             digests: BTreeMap::new(),
@@ -327,6 +359,10 @@ impl Sim {
             sim.later(100_000 + 1000 * client as u64, Happening::Client { client });
         }
         sim.later(2_000_000, Happening::Fault);
+        if sim.plan.diverge {
+            let node = pick(&mut sim.rng, sim.plan.nodes);
+            sim.later(sim.plan.chaos_us / 2, Happening::Diverge { node });
+        }
         sim
     }
 
@@ -380,6 +416,7 @@ impl Sim {
             | Happening::Deliver { node, .. }
             | Happening::Sync { node, .. }
             | Happening::Checkpoint { node, .. }
+            | Happening::Compaction { node, .. }
             | Happening::Snapshot { node, .. }
             | Happening::SnapshotSent { node, .. } => Some(*node),
             _ => None,
@@ -395,6 +432,11 @@ impl Sim {
                 if self.lives(node, life) {
                     self.later(TICK_US, Happening::Tick { node, life });
                     self.event(node, Event::Tick)?;
+                }
+                // About every two seconds; a disk that lies may not be asked to be the copy.
+                let lives = self.lives(node, life) && self.plan.lies.is_none();
+                if lives && self.rng.below(80) == 0 {
+                    self.event(node, Event::Compact(Wait::Operator))?;
                 }
                 Ok(())
             }
@@ -427,6 +469,20 @@ impl Sim {
                     Err(error) => self.failed(node, &error),
                 }
             }
+            Happening::Compaction { node, life, job } => {
+                if !self.lives(node, life) {
+                    return Ok(());
+                }
+                if self.chaos && self.rng.below(1000) < 2 * self.plan.faults.biased {
+                    // Somewhere between the first page and the directory's sync.
+                    let ops = self.nodes[node].disk.op_count() + self.rng.below(30);
+                    self.nodes[node].disk.stop_after(ops);
+                }
+                match job.run(&Unpaced) {
+                    Ok(done) => self.event(node, Event::Compacted(done)),
+                    Err(error) => self.failed(node, &error),
+                }
+            }
             Happening::Snapshot { node, from, from_life, shipment } => {
                 self.receive_snapshot(node, from, from_life, shipment)
             }
@@ -450,6 +506,7 @@ impl Sim {
                 Ok(())
             }
             Happening::Resume { node } => self.resume(node),
+            Happening::Diverge { node } => self.diverge(node),
             Happening::Fault => self.fault(),
             Happening::Crash { node, life } => {
                 if self.chaos && self.lives(node, life) {

@@ -5,56 +5,89 @@ use crate::machine;
 use crate::node::work::{Answer, Work};
 use crate::raft::message::Input;
 use crate::raft::types::{EntryKind, Index, LogId};
-use crate::store::StoreError;
+use crate::store::{Db, LogReader, StoreError};
+
+/// An entry that must be in the log is not.
+pub(super) fn unreadable(index: Index) -> StoreError {
+    StoreError::Corrupt {
+        file: "the log".into(),
+        what: "entry",
+        offset: 0,
+        why: format!("entry {index} is committed and cannot be read"),
+    }
+}
+
+/// What each command did, by entry.
+type Outcomes = Vec<(LogId, Option<machine::Applied>)>;
+
+/// Applies the entries after the last one applied, up to `upto`, as one change: the only way
+/// by which entries become state. `None`: the log does not have them, and nothing changed.
+pub(super) fn apply_batch(
+    db: &mut Db,
+    log: &LogReader,
+    upto: Index,
+) -> Result<Option<Outcomes>, StoreError> {
+    let mut outcomes = Vec::new();
+    let from = db.state().applied.index.0;
+    let mut txn = db.begin();
+    for place in from + 1..=upto.0 {
+        let Some(entry) = log.entry(Index(place)) else { return Ok(None) };
+        let id = entry.id;
+        let applied = match entry.kind {
+            EntryKind::Command => Some(machine::apply(&mut txn, &entry)?),
+            EntryKind::Config => {
+                txn.state_mut().membership = entry.payload.to_vec();
+                None
+            }
+            EntryKind::Noop | EntryKind::Expire | EntryKind::Check => None,
+        };
+        let state = txn.state_mut();
+        (state.applied, state.chain) = (id, entry.chain);
+        outcomes.push((id, applied));
+    }
+    txn.commit()?;
+    Ok(Some(outcomes))
+}
 
 impl<W> Core<W> {
     /// Applies what is committed and durable here, and answers whoever waited for it.
     pub(super) fn apply(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
-        let stop = Index(self.commit.0.min(self.applied.0 + APPLY_MAX));
-        while self.applied < stop {
-            let upto = Index(stop.0.min(self.applied.0 + APPLY_BATCH));
-            let outcomes = self.apply_batch(upto)?;
+        let end = Index(self.applied.0 + APPLY_MAX);
+        while self.can_apply() && self.applied < end {
+            let upto = Index(self.applied.0 + APPLY_BATCH).min(end).min(self.commit);
+            let upto = upto.min(self.digest_place());
+            let upto = self.damaged_ahead().map_or(upto, |first| upto.min(first.prev()));
+            let outcomes = match apply_batch(&mut self.db, &self.reader, upto) {
+                Ok(outcomes) => outcomes.ok_or_else(|| unreadable(self.applied.next()))?,
+                Err(error @ StoreError::Corrupt { .. }) => return self.lose_database(error, work),
+                Err(error) => return Err(error),
+            };
             work.measured.applied += upto.0 - self.applied.0;
             self.applied = upto;
             for (id, applied) in outcomes {
                 self.answer(id, applied, work);
             }
-            self.step(Input::Applied { index: upto }, work)?;
+            // After the loss of a database it has been there before.
+            if upto > self.raft.applied() {
+                self.step(Input::Applied { index: upto }, work)?;
+            }
+            self.tell_digest(work)?;
         }
+        if self.is_rebuilding() {
+            return Ok(());
+        }
+        self.tell_compaction();
         let applied = self.applied;
         let ready = self.readable.extract_if(.., |(index, _)| *index <= applied);
         work.answers.extend(ready.map(|(_, waiter)| (waiter, Answer::Readable)));
         Ok(())
     }
 
-    fn apply_batch(
-        &mut self,
-        upto: Index,
-    ) -> Result<Vec<(LogId, Option<machine::Applied>)>, StoreError> {
-        let mut outcomes = Vec::new();
-        let mut txn = self.db.begin();
-        for place in self.applied.0 + 1..=upto.0 {
-            let entry = self.reader.entry(Index(place)).ok_or_else(|| StoreError::Corrupt {
-                file: "the log".into(),
-                what: "entry",
-                offset: 0,
-                why: format!("entry {place} is committed and cannot be read"),
-            })?;
-            let id = entry.id;
-            let applied = match entry.kind {
-                EntryKind::Command => Some(machine::apply(&mut txn, &entry)?),
-                EntryKind::Config => {
-                    txn.state_mut().membership = entry.payload.to_vec();
-                    None
-                }
-                EntryKind::Noop | EntryKind::Expire | EntryKind::Check => None,
-            };
-            let state = txn.state_mut();
-            (state.applied, state.chain) = (id, entry.chain);
-            outcomes.push((id, applied));
-        }
-        txn.commit()?;
-        Ok(outcomes)
+    /// Is there something that could be applied now?
+    pub(super) fn can_apply(&self) -> bool {
+        self.applied < self.commit
+            && !self.health.stateless
+            && self.damaged_ahead() != Some(self.applied.next())
     }
 
     fn answer(&mut self, id: LogId, applied: Option<machine::Applied>, work: &mut Work<W>) {

@@ -12,11 +12,14 @@ impl<W> Core<W> {
     pub(super) fn checkpoint_when_due(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
         let dirty = self.db.dirty_bytes();
         let due = dirty >= self.options.checkpoint_dirty_bytes
+            || self.checkpoint_wanted
             || self.log_bytes_since_checkpoint >= self.options.checkpoint_log_bytes
             || (dirty > 0 && self.ticks >= self.checkpoint_at_tick + self.options.checkpoint_ticks);
-        if !due || self.checkpointing || self.arrived.is_some() {
+        let busy = self.checkpointing || self.checkpoints_ended || self.is_swapping();
+        if !due || busy || self.arrived.is_some() || self.health.stateless {
             return Ok(());
         }
+        self.checkpoint_wanted = false;
         self.checkpoint_at_tick = self.ticks;
         self.log_bytes_since_checkpoint = 0;
         if let Some(job) = self.db.begin_checkpoint()? {
@@ -32,6 +35,9 @@ impl<W> Core<W> {
             return Ok(());
         }
         let mut upto = self.db.log_needed_from().index;
+        if let Some(needed) = self.compaction_needs() {
+            upto = upto.min(needed);
+        }
         if self.log.size_bytes() <= 4 * self.options.log_retain_bytes
             && let Some(slowest) = self.slowest_active_match()
         {
@@ -45,11 +51,13 @@ impl<W> Core<W> {
 
     pub(super) fn ship(&mut self, to: NodeId, work: &mut Work<W>) -> Result<(), StoreError> {
         let Some(pinned) = self.db.pin()? else {
+            self.shipping.remove(&to);
             return self.step(Input::SnapshotSent { to, installed: None }, work);
         };
         let state = pinned.state();
         let membership = self.raft.membership_at(state.applied.index).clone();
         let meta = SnapshotMeta { last: state.applied, membership };
+        self.shipping.insert(to);
         work.snapshots.push(Shipment { to, term: self.raft.term(), meta, pinned });
         Ok(())
     }
@@ -62,6 +70,9 @@ impl<W> Core<W> {
         }
         let Some(arrived) = self.arrived.take() else { return Ok(()) };
         let Arrived { waiter, from, term, meta, chain, path } = arrived;
+        if self.health.stateless && meta.last.index <= self.commit {
+            return self.restore_state(Arrived { waiter, from, term, meta, chain, path }, work);
+        }
         self.effects.install = None;
         let input = Input::SnapshotReceived { from, term, meta: meta.clone() };
         self.step(input, work)?;
@@ -72,11 +83,13 @@ impl<W> Core<W> {
         };
         self.log.begin_install(PendingInstall { last: meta.last, chain })?;
         self.db.install(&path)?;
+        self.supersede_compaction();
         if self.reader.term_at(meta.last.index) != Some(meta.last.term) {
             self.log.reset(meta.last, chain)?;
         }
         self.log.end_install()?;
         self.applied = meta.last.index;
+        self.health.stateless = false;
         self.commit = self.commit.max(self.applied);
         self.time_ms = self.time_ms.max(self.db.state().time_ms);
         work.measured.installed = true;
@@ -87,6 +100,31 @@ impl<W> Core<W> {
         }
         work.answers.push((waiter, Answer::Installed(Some(meta.last))));
         self.step(Input::SnapshotInstalled { meta }, work)
+    }
+
+    /// Takes a snapshot in place of the lost database. The log has been there, and goes on
+    /// from it: the protocol need not know.
+    fn restore_state(&mut self, arrived: Arrived<W>, work: &mut Work<W>) -> Result<(), StoreError> {
+        let Arrived { waiter, meta, chain, path, .. } = arrived;
+        let last = meta.last;
+        if self.reader.term_at(last.index) != Some(last.term) {
+            // Older than what our log begins with: the next one will be newer.
+            self.disk.remove(&path)?;
+            work.answers.push((waiter, Answer::Installed(None)));
+            return Ok(());
+        }
+        self.log.begin_install(PendingInstall { last, chain })?;
+        self.db.install(&path)?;
+        self.log.end_install()?;
+        self.health.stateless = false;
+        self.applied = last.index;
+        self.time_ms = self.time_ms.max(self.db.state().time_ms);
+        work.measured.installed = true;
+        work.answers.push((waiter, Answer::Installed(Some(last))));
+        if last.index > self.raft.applied() {
+            self.step(Input::Applied { index: last.index }, work)?;
+        }
+        Ok(())
     }
 
     /// The voter that is best placed to lead when we stop.

@@ -19,13 +19,19 @@
 //! Left out: anything that waits. A job that takes time is handed to the shell.
 
 mod apply;
+mod compact;
 mod files;
+mod health;
 mod replicate;
 
-use std::collections::{BTreeMap, VecDeque};
+pub use compact::{CompactionDone, CompactionJob};
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+use health::Health;
 
 use super::open::Parts;
 use super::work::{Answer, Arrived, Event, Work};
@@ -58,6 +64,8 @@ pub struct CoreOptions {
     pub active_ticks: u32,
     /// Bytes of log kept behind the checkpoints for followers that lag.
     pub log_retain_bytes: u64,
+    /// Nodes compare the digests of their states at multiples of this many entries.
+    pub digest_entries: u64,
 }
 
 /// Time as the shell sees it, once a turn.
@@ -94,6 +102,9 @@ pub struct Core<W> {
     io: IoToken,
     syncing: bool,
     checkpointing: bool,
+    /// The disk was full until the node had to stop.
+    checkpoints_ended: bool,
+    compacting: Option<compact::Compacting<W>>,
     /// Committed and durable here.
     commit: Index,
     applied: Index,
@@ -111,16 +122,32 @@ pub struct Core<W> {
     arrived: Option<Arrived<W>>,
     log_bytes_since_checkpoint: u64,
     checkpoint_at_tick: u64,
+    /// A peer needs a newer checkpoint than the last one.
+    checkpoint_wanted: bool,
     /// Time of the newest entry, staged or written.
     time_ms: u64,
+    health: Health,
+    /// The files say that entries were lost, nobody knows which.
+    amnesia_noted: bool,
+    /// Peers that a snapshot is on its way to.
+    shipping: BTreeSet<NodeId>,
 }
 
 impl<W> Core<W> {
     /// A node over files that [`super::open`] has opened and made consistent.
     pub fn new(parts: Parts, options: CoreOptions) -> Self {
-        let Parts { us, raft, log, db, disk } = parts;
-        let (applied, time_ms) = (db.state().applied.index, db.state().time_ms);
+        let Parts { us, raft, log, db, disk, lost: _ } = parts;
+        let time_ms = db.state().time_ms;
+        let stateless = db.state().applied.index.next() < log.first();
+        let applied = db.state().applied.index.max(log.first().prev());
+        db.published().withhold(stateless);
+        let rebuild_to = stateless.then_some(applied);
+        let health = Health::new(stateless, rebuild_to);
         Self {
+            amnesia_noted: raft.is_amnesiac(),
+            health,
+            shipping: BTreeSet::new(),
+            checkpoint_wanted: false,
             us,
             options,
             reader: log.reader(),
@@ -134,6 +161,8 @@ impl<W> Core<W> {
             io: IoToken::default(),
             syncing: false,
             checkpointing: false,
+            checkpoints_ended: false,
+            compacting: None,
             commit: applied,
             applied,
             orders: Vec::new(),
@@ -181,7 +210,12 @@ impl<W> Core<W> {
 
     /// Is all that is known to be committed applied?
     pub fn is_caught_up(&self) -> bool {
-        self.applied >= self.raft.commit()
+        self.applied >= self.raft.commit() && !self.is_rebuilding()
+    }
+
+    /// Is the state being made anew?
+    pub fn is_rebuilding(&self) -> bool {
+        self.health.rebuild_to.is_some()
     }
 
     /// Lets one event happen. Nothing reaches disk or network before [`Core::turn`].
@@ -192,6 +226,7 @@ impl<W> Core<W> {
         match event {
             Event::Tick => {
                 self.ticks += 1;
+                self.look_after(work)?;
                 self.step(Input::Tick, work)
             }
             Event::Packet(packet) => self.receive(packet, work),
@@ -215,6 +250,15 @@ impl<W> Core<W> {
                 self.db.finish_checkpoint(done)?;
                 self.compact(work)
             }
+            Event::CheckpointGivenUp => {
+                (self.checkpointing, self.checkpoints_ended) = (false, true);
+                Ok(())
+            }
+            Event::Compact(waiter) => {
+                self.begin_compaction(waiter, work);
+                Ok(())
+            }
+            Event::Compacted(done) => self.compacted(done, work),
             Event::Unreachable(peer) => self.step(Input::Unreachable { peer }, work),
             Event::SnapshotArrived(arrived) => {
                 if let Some(older) = self.arrived.replace(arrived) {
@@ -223,7 +267,12 @@ impl<W> Core<W> {
                 Ok(())
             }
             Event::SnapshotSent(to, installed) => {
+                self.shipping.remove(&to);
                 self.step(Input::SnapshotSent { to, installed }, work)
+            }
+            Event::CheckpointFailed(why) => {
+                self.checkpointing = false;
+                self.lose_database(why, work)
             }
             Event::StepDown => match self.most_caught_up() {
                 Some(to) => self.step(Input::Transfer { to }, work),
@@ -237,15 +286,18 @@ impl<W> Core<W> {
     /// # Errors
     /// Those of the store, all fatal: the process must end without another answer.
     pub fn turn(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        self.heal(work)?;
         self.install_arrived(work)?;
         self.write(work)?;
         self.send_entries(work);
         self.apply(work)?;
+        self.swap_compacted(work)?;
         self.checkpoint_when_due(work)?;
         // Applying may have let the protocol decide something that must be written.
         self.write(work)?;
         self.send_entries(work);
-        work.again = self.applied < self.commit;
+        self.heal(work)?;
+        work.again = self.can_apply() || (self.is_swapping() && !self.checkpointing);
         Ok(())
     }
 
@@ -328,7 +380,7 @@ impl<W> Core<W> {
         for (token, outcome) in effects.reads.drain(..) {
             let Some(waiter) = self.reads.remove(&token) else { continue };
             match outcome {
-                ReadOutcome::At(index) if index <= self.applied => {
+                ReadOutcome::At(index) if index <= self.applied && !self.is_rebuilding() => {
                     work.answers.push((waiter, Answer::Readable));
                 }
                 ReadOutcome::At(index) => self.readable.push((index, waiter)),
@@ -373,7 +425,11 @@ impl<W> Core<W> {
     }
 
     fn receive(&mut self, packet: wire::Packet, work: &mut Work<W>) -> Result<(), StoreError> {
-        let wire::Packet { mut envelope, incarnation: _, frames } = packet;
+        let wire::Packet { from, incarnation: _, content, frames } = packet;
+        let mut envelope = match content {
+            wire::Content::Protocol(envelope) => envelope,
+            wire::Content::Aside(aside) => return self.hear_aside(from, aside, frames, work),
+        };
         if matches!(envelope.message, Message::HeartbeatReply { .. })
             && let Some(sent) = self.heartbeats.remove(&envelope.from)
         {
@@ -400,6 +456,6 @@ impl<W> Core<W> {
 
     /// Is no job of ours running? Then [`Core::stop`] may be called.
     pub fn is_idle(&self) -> bool {
-        !self.syncing && !self.checkpointing
+        !self.syncing && !self.checkpointing && !self.is_copying()
     }
 }

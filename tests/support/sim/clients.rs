@@ -87,6 +87,11 @@ impl Sim {
                 let sent = Happening::SnapshotSent { node: sender, life, to, installed };
                 self.later(1_000, sent);
             }
+            Wait::Operator => match answer {
+                Answer::Compacted(Ok(_)) => self.report.compactions += 1,
+                Answer::Compacted(Err(NotCompacted::Busy | NotCompacted::Superseded)) => {}
+                other => self.wrong = Some(format!("a compaction ended in {other:?}")),
+            },
             Wait::Fresh => self.fresh = matches!(answer, Answer::Written(_)),
             Wait::Client { client, attempt } => {
                 if self.clients[client].attempt == attempt && self.clients[client].op.is_some() {
@@ -112,14 +117,17 @@ impl Sim {
                 Outcome::Done { revision: None, existed: Some(deleted == 1) }
             }
             Answer::Written(Applied::ConditionFailed { .. }) => Outcome::Mismatch,
-            Answer::Written(Applied::Unknown) | Answer::Unknown | Answer::Installed(_) => {
-                Outcome::Unknown
-            }
+            Answer::Written(Applied::Unknown)
+            | Answer::Unknown
+            | Answer::Installed(_)
+            | Answer::Compacted(_) => Outcome::Unknown,
             Answer::NotLeader(_) | Answer::Overloaded | Answer::NotReadable(_) => Outcome::Failed,
             Answer::Readable => {
                 let core = self.nodes[node].core.as_ref().expect("it answered");
                 let view = mmapd::machine::View::new(core.published().snapshot());
-                let found = view.get(&key).expect("the simulated disk is whole");
+                let Ok(found) = view.get(&key) else {
+                    return self.end(client, Some(Outcome::Failed)); // a damaged page
+                };
                 let read = found.map(|record| (record.mod_revision, record.value.to_vec()));
                 if let Some((revision, value)) = &read {
                     self.clients[client].seen.insert(key, (*revision, value.clone()));

@@ -1,5 +1,6 @@
 //! What goes wrong, and the end of it.
 
+use super::nodes::db_path;
 use super::*;
 
 impl Sim {
@@ -11,7 +12,8 @@ impl Sim {
         let next = every / 2 + self.rng.below(every);
         self.later(next, Happening::Fault);
         let node = pick(&mut self.rng, self.plan.nodes);
-        match self.rng.below(13) {
+        match self.rng.below(15) {
+            13 | 14 => self.rot(node)?,
             10 if self.plan.failing_syncs => {
                 self.report.failed_syncs += 1;
                 let syncs = self.nodes[node].disk.sync_count() + self.rng.below(4);
@@ -60,6 +62,78 @@ impl Sim {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// A disk changes what was durable while its node is down: at most one node at a time, as
+    /// nothing survives the loss of a majority.
+    fn rot(&mut self, node: usize) -> Result<(), Violation> {
+        if let Some(before) = self.rotten
+            && self.nodes[before].core.as_ref().is_some_and(|core| core.alarms().is_empty())
+        {
+            self.rotten = None;
+        }
+        if !self.plan.rot || self.rotten.is_some() {
+            return Ok(());
+        }
+        if self.nodes[node].core.is_some() {
+            self.crash(node)?;
+        }
+        let disk = self.nodes[node].disk.clone();
+        let failed = |error| Violation(format!("a simulated disk: {error}"));
+        let mut files: Vec<PathBuf> = Vec::new();
+        for name in disk.list("/log".as_ref()).map_err(failed)? {
+            if name == "hard.state" {
+                files.push(PathBuf::from("/log").join(name));
+            }
+        }
+        if disk.list("/".as_ref()).map_err(failed)?.contains(&"db.mmapd".to_owned()) {
+            files.push(db_path());
+        }
+        if files.is_empty() {
+            return Ok(());
+        }
+        self.rotten = Some(node);
+        self.report.rotten += 1;
+        for _ in 0..=self.rng.below(2) {
+            let file = &files[pick(&mut self.rng, files.len() as u64)];
+            let region = disk.open(file, FileKind::Log, 0).map_err(failed)?;
+            let Some(region) = region else { continue };
+            let mut bytes = vec![0; usize::try_from(region.len()).expect("small")];
+            region.read_at(0, &mut bytes).map_err(failed)?;
+            // Where something is written, mostly; and never all copies of term and vote.
+            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last as u64 + 1);
+            let used = if file.ends_with("hard.state") { 8192 } else { used };
+            let len = [1, 1, 1, 40, 512][pick(&mut self.rng, 5)].min(used);
+            let at = self.rng.below(used - len + 1);
+            let old = &bytes[usize::try_from(at).expect("small")..];
+            let new: Vec<u8> = if len == 1 {
+                vec![old[0] ^ 1 << self.rng.below(8)]
+            } else {
+                (0..len).map(|_| 1 + u8::try_from(self.rng.below(255)).expect("a byte")).collect()
+            };
+            disk.damage(file, at, &new);
+        }
+        Ok(())
+    }
+
+    /// Somebody changes the database of a node that is down, without a trace in its checksums.
+    pub(super) fn diverge(&mut self, node: usize) -> Result<(), Violation> {
+        if self.nodes[node].core.is_some() {
+            self.crash(node)?;
+        }
+        let it = &self.nodes[node];
+        let options = nodes::db_options();
+        let identity = Identity { cluster: 7, node: it.id, incarnation: 1 };
+        let changed = Db::open(Arc::new(it.disk.clone()), options, identity).and_then(|mut db| {
+            let mut txn = db.begin();
+            txn.put(Tree::Meta, b"rogue", b"1")?;
+            txn.state_mut().digest ^= 1;
+            txn.commit()?;
+            db.begin_checkpoint()?.expect("something changed").run()
+        });
+        changed.map_err(|error| Violation(format!("a database was not changed: {error}")))?;
+        self.diverged = Some(node);
         Ok(())
     }
 
@@ -119,6 +193,10 @@ impl Sim {
             }
             if self.nodes[node].core.is_none() {
                 self.start(node)?;
+            }
+            // What no reader has touched is found by looking at everything.
+            if let Some(core) = &self.nodes[node].core {
+                drop(core.db().check());
             }
         }
         Ok(())

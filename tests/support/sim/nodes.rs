@@ -16,18 +16,18 @@ impl Sim {
             fresh: Identity { cluster: 7, node: it.id, incarnation: seed | 1 },
             members,
             log: LogOptions { dir: "/log".into(), segment_bytes: self.plan.segment_bytes },
-            db: DbOptions {
-                path: db_path(),
-                map_max: 32 << 20,
-                quota: u64::MAX,
-                grow_step: 256 << 10,
-            },
+            db: db_options(),
             raft,
         };
         let disk: Arc<dyn Disk> = Arc::new(it.disk.clone());
         let parts = match open(disk, options) {
             Ok((parts, recovered)) => {
                 self.report.cut_tails += u64::from(recovered.cut.is_some());
+                self.report.rebuilt += u64::from(parts.lost.is_some());
+                if parts.log.amnesia().is_some() {
+                    self.report.amnesias += 1;
+                    it.acked = None; // it may have to be told anew
+                }
                 parts
             }
             // A crash point inside recovery: the next start has to cope.
@@ -43,6 +43,7 @@ impl Sim {
             checkpoint_ticks: 80,
             active_ticks: if self.plan.long_downs { 20 } else { 80 },
             log_retain_bytes: self.plan.retain_bytes,
+            digest_entries: 64,
         };
         if let Some((index, chain)) = it.acked
             && index >= parts.log.first().0
@@ -131,6 +132,14 @@ impl Sim {
             return self.failed(node, &error);
         }
         self.report.installed += u64::from(work.measured.installed);
+        self.report.repaired += work.measured.repaired;
+        self.report.rebuilt += work.measured.lost_databases.len() as u64;
+        if self.diverged == Some(node) && !work.measured.lost_databases.is_empty() {
+            self.diverged = None;
+        }
+        if work.measured.digest_mismatches > 0 && !self.plan.diverge {
+            return Err(Violation(format!("{} found another state", self.nodes[node].id)));
+        }
         // Before anything of it is sent: what is sent is compared with what was seen.
         self.check(node)?;
         self.carry_out(node, work);
@@ -156,6 +165,10 @@ impl Sim {
         if let Some(job) = work.checkpoint {
             let took = 1_000 + self.rng.below(30_000);
             self.later(took, Happening::Checkpoint { node, life, job });
+        }
+        if let Some(job) = work.compaction {
+            let took = 1_000 + self.rng.below(400_000);
+            self.later(took, Happening::Compaction { node, life, job });
         }
         for shipment in work.snapshots {
             let to = usize::try_from(shipment.to.0 - 1).expect("small");
@@ -274,6 +287,16 @@ impl Sim {
             self.happen(what)?;
         }
         Ok(())
+    }
+}
+
+pub(super) fn db_options() -> DbOptions {
+    DbOptions {
+        path: db_path(),
+        map_max: 32 << 20,
+        quota: u64::MAX,
+        grow_step: 256 << 10,
+        shrink: Shrink { least: 512 << 10, part: 4 },
     }
 }
 

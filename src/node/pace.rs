@@ -1,0 +1,94 @@
+//! How checkpoints and compactions make room for the log's syncs, and wait for room on the
+//! disk.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::store::Pace;
+
+/// The log counts as busy for so long after a sync.
+const BUSY: Duration = Duration::from_millis(100);
+/// No rest is longer.
+const REST_MAX: Duration = Duration::from_millis(100);
+/// How often a full disk is asked again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What the threads of a node know of each other's use of the disk.
+#[derive(Debug)]
+pub(super) struct DiskPace {
+    start: Instant,
+    /// Microseconds from `start` to the end of the log's last sync; 0: there was none.
+    log_synced_us: AtomicU64,
+    /// A checkpoint waits for room.
+    no_space: AtomicBool,
+    ending: Mutex<bool>,
+    ended: Condvar,
+}
+
+impl DiskPace {
+    pub(super) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            log_synced_us: AtomicU64::new(0),
+            no_space: AtomicBool::new(false),
+            ending: Mutex::new(false),
+            ended: Condvar::new(),
+        }
+    }
+
+    /// The log was synced just now.
+    pub(super) fn log_synced(&self) {
+        let us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.log_synced_us.store(us.max(1), Ordering::Relaxed);
+    }
+
+    fn log_is_busy(&self) -> bool {
+        let last = self.log_synced_us.load(Ordering::Relaxed);
+        last > 0 && self.start.elapsed() < Duration::from_micros(last) + BUSY
+    }
+
+    /// Does a checkpoint wait for room on the disk?
+    pub(super) fn no_space(&self) -> bool {
+        self.no_space.load(Ordering::Relaxed)
+    }
+
+    /// The node stops: nobody rests or waits any more.
+    pub(super) fn end(&self) {
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.ended.notify_all();
+    }
+
+    /// Sleeps, but not into the end; `false`: the node stops.
+    fn sleep(&self, time: Duration) -> bool {
+        let ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        let slept = self.ended.wait_timeout_while(ending, time, |ending| !*ending);
+        !*slept.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl Pace for DiskPace {
+    /// Half of the time is the log's while it is in use.
+    fn rest(&self, took: Duration) {
+        if self.log_is_busy() {
+            self.sleep(took.min(REST_MAX));
+        }
+    }
+
+    fn wait_for_room(&self) -> bool {
+        if !self.no_space.swap(true, Ordering::Relaxed) {
+            tracing::error!("the disk is full: the checkpoint waits for room");
+        }
+        self.sleep(RETRY)
+    }
+
+    fn has_room(&self) {
+        if self.no_space.swap(false, Ordering::Relaxed) {
+            tracing::info!("the disk has room again: the checkpoint goes on");
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,151 @@
+//! Long writing in pieces: room for others between them, and patience when the disk is full.
+//!
+//! Checkpoints and compactions write much at once, and the log's syncs, which clients wait
+//! for, queue behind that in the disk. So they write pieces, make every few of them durable
+//! as they go, and rest in between as long as a [`Pace`] says.
+//!
+//! A disk without room is waited for, since nothing is lost by that: the log has everything.
+//! A sync that fails is not: see `error.rs`.
+//!
+//! Left out: priorities of the kernel's I/O scheduler, which `none` and `mq-deadline` ignore.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::error::{StoreError, is_no_space};
+use super::map::{FileWriter, PAGE};
+
+/// Largest single write.
+pub(super) const WRITE: usize = 1 << 20;
+/// Bytes after which a range is made durable, so that the last sync has little left to do.
+const SYNC_EVERY: u64 = 4 << 20;
+
+/// How a long writing behaves towards others. The shell has one that watches the log's syncs
+/// and knows about the shutdown; simulators and tests have [`Unpaced`].
+pub trait Pace: Send + Sync + fmt::Debug {
+    /// A piece was written or synced, which took so long: rest as long as is right.
+    fn rest(&self, took: Duration);
+
+    /// The disk has no room: waits a while. `false`: do not try again, the node stops.
+    fn wait_for_room(&self) -> bool;
+
+    /// There is room again, or still.
+    fn has_room(&self);
+
+    /// Should work that can be left undone end?
+    fn is_ending(&self) -> bool;
+}
+
+/// Writes as fast as the disk can, and does not wait for room.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unpaced;
+
+impl Pace for Unpaced {
+    fn rest(&self, _: Duration) {}
+
+    fn wait_for_room(&self) -> bool {
+        false
+    }
+
+    fn has_room(&self) {}
+
+    fn is_ending(&self) -> bool {
+        false
+    }
+}
+
+/// Another pace, but for room: work that takes space itself does not wait for it.
+#[derive(Debug)]
+pub struct Impatient<'a>(pub &'a dyn Pace);
+
+impl Pace for Impatient<'_> {
+    fn rest(&self, took: Duration) {
+        self.0.rest(took);
+    }
+
+    fn wait_for_room(&self) -> bool {
+        false
+    }
+
+    fn has_room(&self) {}
+
+    fn is_ending(&self) -> bool {
+        self.0.is_ending()
+    }
+}
+
+/// A [`FileWriter`] that writes at a pace.
+#[derive(Debug)]
+pub(super) struct Paced<'a> {
+    pub(super) writer: FileWriter,
+    pace: &'a dyn Pace,
+    /// Pages written since the last sync lie in here.
+    from: u64,
+    end: u64,
+    unsynced: u64,
+}
+
+impl<'a> Paced<'a> {
+    pub(super) fn new(writer: FileWriter, pace: &'a dyn Pace) -> Self {
+        Self { writer, pace, from: u64::MAX, end: 0, unsynced: 0 }
+    }
+
+    /// Does `work` until it does not fail for want of room.
+    fn patiently(
+        &mut self,
+        mut work: impl FnMut(&mut FileWriter) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        loop {
+            match work(&mut self.writer) {
+                Err(error) if is_no_space(&error) => {
+                    if !self.pace.wait_for_room() {
+                        return Err(error);
+                    }
+                }
+                Ok(()) => {
+                    self.pace.has_room();
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Makes the file at least so many pages long.
+    pub(super) fn grow(&mut self, pages: u64) -> Result<(), StoreError> {
+        let start = Instant::now();
+        let len = pages * PAGE as u64;
+        if self.writer.map().len() < len {
+            self.patiently(|writer| writer.grow(len))?;
+            self.pace.rest(start.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Writes pages, a piece at a time.
+    pub(super) fn write(&mut self, page: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        for (piece, bytes) in (0..).zip(bytes.chunks(WRITE)) {
+            let start = Instant::now();
+            let page = page + piece * (WRITE / PAGE) as u64;
+            self.patiently(|writer| writer.write(page, bytes))?;
+            self.from = self.from.min(page);
+            self.end = self.end.max(page + bytes.len().div_ceil(PAGE) as u64);
+            self.unsynced += bytes.len() as u64;
+            if self.unsynced >= SYNC_EVERY {
+                let at = self.from * PAGE as u64;
+                self.writer.sync(at, self.end * PAGE as u64 - at)?;
+                (self.from, self.end, self.unsynced) = (u64::MAX, 0, 0);
+            }
+            if bytes.len() >= WRITE / 2 {
+                self.pace.rest(start.elapsed());
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable that was written so far, in the first `pages` pages.
+    pub(super) fn sync(&mut self, pages: u64) -> Result<(), StoreError> {
+        (self.from, self.end, self.unsynced) = (u64::MAX, 0, 0);
+        self.writer.sync(0, pages * PAGE as u64)
+    }
+}
