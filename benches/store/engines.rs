@@ -25,8 +25,8 @@ pub(crate) type Key = [u8; 16];
 
 /// Whose files they are, in all parts.
 pub(crate) const IDENTITY: Identity = Identity { cluster: 1, node: NodeId(1), incarnation: 1 };
-/// A checkpoint begins when this much is dirty (the node's own limit), and writing stops
-/// while one is running at twice as much.
+/// A checkpoint begins when this much is dirty (the node's own limit), and writing waits for
+/// it when as much again is dirty or held by it.
 const DIRTY: u64 = 64 << 20;
 const MAP: u64 = 64 << 30;
 
@@ -126,7 +126,8 @@ impl Engine for Mmapd {
         }
         txn.commit().unwrap();
         let dirty = self.db.dirty_bytes();
-        if dirty >= 2 * DIRTY || self.job.as_ref().is_some_and(JoinHandle::is_finished) {
+        let much = dirty + self.db.held_bytes() >= DIRTY;
+        if much || self.job.as_ref().is_some_and(JoinHandle::is_finished) {
             self.finish();
         }
         if dirty >= DIRTY && self.job.is_none() {
