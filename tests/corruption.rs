@@ -28,7 +28,7 @@ use mmapd::store::disk::{Disk, FileKind};
 use mmapd::store::frame;
 use mmapd::store::simdisk::{Rng, SimDisk, Survival};
 use mmapd::store::{
-    Db, DbOptions, DbState, Identity, Log, LogOptions, Recovered, StoreError, Tree,
+    Db, DbOptions, DbState, Identity, Log, LogOptions, Recovered, Shrink, StoreError, Tree,
 };
 use mmapd::wire;
 
@@ -92,11 +92,17 @@ fn db_path() -> PathBuf {
 }
 
 fn log_options() -> LogOptions {
-    LogOptions { dir: log_dir(), segment_bytes: SEGMENT }
+    LogOptions { dir: log_dir(), segment_bytes: SEGMENT, repairable: false }
 }
 
 fn db_options() -> DbOptions {
-    DbOptions { path: db_path(), map_max: MAP_MAX, quota: MAP_MAX / 2, grow_step: 4096 }
+    DbOptions {
+        path: db_path(),
+        map_max: MAP_MAX,
+        quota: MAP_MAX / 2,
+        grow_step: 4096,
+        shrink: Shrink::default(),
+    }
 }
 
 fn open_log(disk: &SimDisk, identity: Identity) -> Result<(Log, Recovered), StoreError> {

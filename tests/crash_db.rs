@@ -20,7 +20,7 @@ use mmapd::store::disk::{Disk, FileKind, LinuxDisk, Region};
 use mmapd::store::map::Memory;
 use mmapd::store::simdisk::SimDisk;
 use mmapd::store::snapshot::Receiver;
-use mmapd::store::{Identity, StoreError};
+use mmapd::store::{Identity, Shrink, StoreError, Unpaced};
 
 const PAGE: usize = 4096;
 const IDENTITY: Identity = Identity { cluster: 7, node: NodeId(1), incarnation: 1 };
@@ -34,6 +34,7 @@ enum Op {
     Write(u64, u64, Vec<u8>),
     Sync(u64, u64, u64),
     SyncAll(u64),
+    SetLen(u64, u64),
     Rename(String, String),
     Remove(String),
     SyncDir,
@@ -159,8 +160,9 @@ impl Region for Recorded {
         self.inner.sync_all()
     }
 
-    fn set_len(&self, _len: u64) -> Result<(), StoreError> {
-        panic!("a database is never cut");
+    fn set_len(&self, len: u64) -> Result<(), StoreError> {
+        self.trace.lock().unwrap().push(Op::SetLen(self.id, len));
+        self.inner.set_len(len)
     }
 
     fn memory(&self) -> &Arc<Memory> {
@@ -219,6 +221,7 @@ fn change_names(names: &mut BTreeMap<String, u64>, op: &Op) {
         Op::Write(..)
         | Op::Sync(..)
         | Op::SyncAll(_)
+        | Op::SetLen(..)
         | Op::SyncDir
         | Op::Possible(_)
         | Op::Durable(_) => {}
@@ -229,10 +232,10 @@ impl FileState {
     fn write(&mut self, offset: u64, bytes: &[u8]) {
         let at = usize::try_from(offset).unwrap();
         assert!(at.is_multiple_of(PAGE) && bytes.len().is_multiple_of(PAGE));
-        if self.cache.len() < at + bytes.len() {
-            self.cache.resize(at + bytes.len(), 0);
-            self.disk.resize(at + bytes.len(), 0);
-        }
+        let len = self.cache.len().max(at + bytes.len());
+        self.cache.resize(len, 0);
+        let len = self.disk.len().max(len);
+        self.disk.resize(len, 0);
         self.cache[at..at + bytes.len()].copy_from_slice(bytes);
         for (index, page) in bytes.chunks(PAGE).enumerate() {
             self.pending.entry(at / PAGE + index).or_default().push(page.to_vec());
@@ -251,6 +254,20 @@ impl FileState {
             let range = page * PAGE..(page + 1) * PAGE;
             self.disk[range.clone()].copy_from_slice(&self.cache[range]);
         }
+    }
+
+    /// Cuts the file; a crash may leave what was behind the cut, until it is synced.
+    fn set_len(&mut self, len: u64) {
+        let len = usize::try_from(len).unwrap();
+        assert!(len.is_multiple_of(PAGE) && len <= self.cache.len());
+        self.cache.truncate(len);
+        self.pending.retain(|page, _| (page + 1) * PAGE <= len);
+    }
+
+    fn sync_all(&mut self) {
+        self.sync(0, self.cache.len() as u64);
+        self.disk.truncate(self.cache.len());
+        self.disk_len = self.cache.len();
     }
 
     /// One image. Mode 0: nothing that is pending; 1: all of it; else as chance has it.
@@ -276,6 +293,8 @@ impl FileState {
         }
         if mode == 0 || (mode > 1 && rng.below(3) == 0) {
             bytes.truncate(self.disk_len);
+        } else if mode > 1 && rng.below(2) == 0 {
+            bytes.truncate(self.cache.len());
         }
         bytes
     }
@@ -288,11 +307,8 @@ impl DiskState {
                 self.files.entry(*id).or_default().write(*offset, bytes)
             }
             Op::Sync(id, offset, len) => self.files.entry(*id).or_default().sync(*offset, *len),
-            Op::SyncAll(id) => {
-                let file = self.files.entry(*id).or_default();
-                file.sync(0, file.cache.len() as u64);
-                file.disk_len = file.cache.len();
-            }
+            Op::SyncAll(id) => self.files.entry(*id).or_default().sync_all(),
+            Op::SetLen(id, len) => self.files.entry(*id).or_default().set_len(*len),
             Op::SyncDir => {
                 for op in self.pending.drain(..) {
                     change_names(&mut self.names, &op);
@@ -322,7 +338,8 @@ impl DiskState {
 }
 
 fn options(path: PathBuf) -> DbOptions {
-    DbOptions { path, map_max: MAP_MAX, quota: 8 << 20, grow_step: 64 << 10 }
+    let shrink = Shrink { least: 0, part: 8 };
+    DbOptions { path, map_max: MAP_MAX, quota: 8 << 20, grow_step: 64 << 10, shrink }
 }
 
 fn scratch() -> tempfile::TempDir {
@@ -371,7 +388,64 @@ fn checkpoint(db: &mut Db, trace: &Trace, between: impl FnOnce(&mut Db)) {
     assert_eq!(db.durable().index.0, applied);
 }
 
+/// Writes the database anew and puts the new file in its place, while batches go on.
+fn compact(db: &mut Db, trace: &Trace, applied: &mut u64, mut next: impl FnMut(&mut Db, u64)) {
+    let job = db.begin_compaction();
+    let found = job.applied().index.0;
+    let published = db.published();
+    for _ in 0..2 {
+        *applied += 1;
+        next(db, *applied);
+    }
+    let mut copy = job.run(&Unpaced).unwrap();
+    assert_eq!(copy.state().applied.index.0, found);
+    assert!(db.adopt(copy).is_err(), "the copy lacks two batches");
+    let job = db.begin_compaction();
+    let found = job.applied().index.0;
+    copy = job.run(&Unpaced).unwrap();
+    copy.check().unwrap();
+    trace.lock().unwrap().push(Op::Possible(found));
+    let old = db.adopt(copy).unwrap();
+    trace.lock().unwrap().push(Op::Durable(found));
+    assert_eq!(published.snapshot().state().applied.index.0, *applied);
+    old.check().unwrap();
+}
+
+/// Fills the end of the file and empties it, until it is cut.
+fn fill_and_empty(db: &mut Db, trace: &Trace, applied: &mut u64, note: &mut dyn FnMut(u64)) {
+    let mut change = |db: &mut Db, change: &dyn Fn(&mut mmapd::store::Txn<'_>)| {
+        let mut txn = db.begin();
+        change(&mut txn);
+        *applied += 1;
+        txn.state_mut().applied = LogId { term: Term(1), index: Index(*applied) };
+        txn.commit().unwrap();
+        note(*applied);
+        checkpoint(db, trace, |_| ());
+    };
+    let before = db.size_bytes();
+    change(db, &|txn| {
+        for n in 0..40_u8 {
+            txn.put(Tree::Meta, &[n], &[n; 9000]).unwrap();
+        }
+    });
+    let full = db.size_bytes();
+    assert!(full > before, "the file grew");
+    change(db, &|txn| {
+        for n in 0..40_u8 {
+            assert!(txn.delete(Tree::Meta, &[n]).unwrap());
+        }
+    });
+    for n in 0..5 {
+        change(db, &|txn| txn.state_mut().revision = n);
+    }
+    assert!(db.size_bytes() < full, "the file was cut");
+}
+
 fn workload(seed: u64, reckless: bool) -> Run {
+    planted(seed, |db| db.plant_reuse(reckless))
+}
+
+fn planted(seed: u64, plant: impl Fn(&mut Db)) -> Run {
     let (dir, trace) = (scratch(), Trace::default());
     let (mut rng, mut model) = (Rng(seed), Model::new());
     let mut models = HashMap::from([(0, Model::new())]);
@@ -379,7 +453,7 @@ fn workload(seed: u64, reckless: bool) -> Run {
     let disk: Arc<dyn Disk> = Arc::new(Recorder::new(&trace));
     let mut db = Db::open(Arc::clone(&disk), options(path), IDENTITY).unwrap();
     trace.lock().unwrap().push(Op::Durable(0));
-    db.plant_reuse(reckless);
+    plant(&mut db);
     let mut applied = 0;
     let mut rounds = |db: &mut Db, model: &mut Model, applied: &mut u64, rounds: usize| {
         for _ in 0..rounds {
@@ -396,7 +470,7 @@ fn workload(seed: u64, reckless: bool) -> Run {
             db.check().unwrap();
         }
     };
-    rounds(&mut db, &mut model, &mut applied, 8);
+    rounds(&mut db, &mut model, &mut applied, 6);
 
     // Another node's database arrives and is installed.
     let other_dir = scratch();
@@ -423,19 +497,32 @@ fn workload(seed: u64, reckless: bool) -> Run {
     db.install(&new).unwrap();
     trace.lock().unwrap().push(Op::Durable(found));
     assert_eq!(before.snapshot().state().applied.index.0, found);
-    db.plant_reuse(reckless);
+    plant(&mut db);
     (model, applied) = (models_at(&models, found), 2000);
-    let mut rounds = |db: &mut Db, rounds: usize| {
-        for _ in 0..rounds {
-            for _ in 0..3 {
-                applied += 1;
-                batch(db, &mut rng, &mut model, applied);
-                models.insert(applied, model.clone());
-            }
-            checkpoint(db, &trace, |_| ());
+    for _ in 0..3 {
+        for _ in 0..3 {
+            applied += 1;
+            batch(&mut db, &mut rng, &mut model, applied);
+            models.insert(applied, model.clone());
         }
-    };
-    rounds(&mut db, 3);
+        checkpoint(&mut db, &trace, |_| ());
+    }
+    applied = 3000;
+    let mut note = |applied| drop(models.insert(applied, model.clone()));
+    fill_and_empty(&mut db, &trace, &mut applied, &mut note);
+    applied = 4000;
+    compact(&mut db, &trace, &mut applied, |db, applied| {
+        batch(db, &mut rng, &mut model, applied);
+        models.insert(applied, model.clone());
+    });
+    plant(&mut db);
+    for _ in 0..3 {
+        applied += 1;
+        batch(&mut db, &mut rng, &mut model, applied);
+        models.insert(applied, model.clone());
+        checkpoint(&mut db, &trace, |_| ());
+        db.check().unwrap();
+    }
     drop(db);
     let trace = trace.lock().unwrap().clone();
     Run { trace, models }
@@ -509,6 +596,7 @@ fn crash(run: &Run, images_per_op: usize, stop_at_first: bool) -> (usize, Vec<St
             | Op::Write(..)
             | Op::Sync(..)
             | Op::SyncAll(_)
+            | Op::SetLen(..)
             | Op::Rename(..)
             | Op::Remove(_)
             | Op::SyncDir => {}
@@ -557,6 +645,15 @@ fn refused(disk: &SimDisk, models: &mut HashMap<u64, Model>) -> (Vec<u64>, Resul
             allowed.push(applied);
             db.finish_checkpoint(job.run()?)?;
             allowed = vec![applied];
+            if applied == 2 {
+                let more = 10;
+                batch(&mut db, &mut rng, &mut model, more);
+                models.insert(more, model.clone());
+                let copy = db.begin_compaction().run(&Unpaced)?;
+                allowed.push(more);
+                db.adopt(copy)?;
+                allowed = vec![more];
+            }
         }
         Ok(())
     };
@@ -629,7 +726,7 @@ fn a_sync_that_fails_ends_the_work_and_one_that_lies_is_caught() {
         );
     }
     assert!(refusals + 2 >= whole.sync_count(), "{refusals} refusals");
-    // Each sync covers the whole file, so only the last two are not made up for.
+    // A later sync of the whole file makes up for most.
     assert!(caught >= 2, "{caught} of {} lies", whole.sync_count());
 }
 
@@ -692,6 +789,109 @@ fn planted_lack_of_a_growth_sync_is_caught() {
 #[test]
 fn planted_lack_of_a_directory_sync_is_caught() {
     caught("no sync of the directory", false, |op| matches!(op, Op::SyncDir));
+}
+
+/// A changed trace must be found wrong.
+fn caught_in(what: &str, mut run: Run, change: impl FnOnce(&mut Vec<Op>)) {
+    change(&mut run.trace);
+    let (images, wrong) = crash(&run, 6, true);
+    assert!(!wrong.is_empty(), "{what} was not caught in {images} images");
+    eprintln!("{what}: {}", wrong[0]);
+}
+
+/// Where the compacted file is made, its number, and where it takes its place.
+fn compaction(trace: &[Op]) -> (usize, u64, usize) {
+    let made = |op: &Op| matches!(op, Op::Create(_, name) if name.ends_with(".compact"));
+    let from = trace.iter().rposition(made).unwrap();
+    let Op::Create(id, _) = &trace[from] else { unreachable!() };
+    let renamed = |op: &Op| matches!(op, Op::Rename(name, _) if name.ends_with(".compact"));
+    (from, *id, trace.iter().position(renamed).unwrap())
+}
+
+#[test]
+fn planted_swap_before_the_sync_is_caught() {
+    caught_in("a swap before the sync", workload(5, false), |trace| {
+        let (_, id, renamed) = compaction(trace);
+        let mut place = 0;
+        trace.retain(|op| {
+            place += 1;
+            let sync = matches!(op, Op::Sync(of, ..) | Op::SyncAll(of) if *of == id);
+            place > renamed || !sync
+        });
+    });
+}
+
+#[test]
+fn planted_meta_before_data_in_a_compaction_is_caught() {
+    caught_in("a compaction's meta page before its data", workload(5, false), |trace| {
+        let (_, id, renamed) = compaction(trace);
+        let mut place = 0;
+        trace.retain(|op| {
+            place += 1;
+            // The sync of the two slots stays, that of everything and those of growth go.
+            let sync = match op {
+                Op::Sync(of, _, len) => *of == id && *len != 17 * PAGE as u64,
+                Op::SyncAll(of) => *of == id,
+                _ => false,
+            };
+            place > renamed || !sync
+        });
+    });
+}
+
+#[test]
+fn planted_swap_before_the_copy_is_whole_is_caught() {
+    caught_in("a swap before the copy is whole", workload(5, false), |trace| {
+        let (made, _, renamed) = compaction(trace);
+        // The rename, and with it the sync of the directory.
+        let swap: Vec<Op> = trace.drain(renamed..renamed + 2).collect();
+        let at = made + (renamed - made) / 2;
+        trace.splice(at..at, swap);
+    });
+}
+
+#[test]
+fn planted_cut_below_a_kept_checkpoint_is_caught() {
+    caught_in("a cut below a kept checkpoint", workload(5, false), |trace| {
+        let at = trace.iter().position(|op| matches!(op, Op::SetLen(..))).unwrap();
+        let cut = trace.remove(at);
+        // As soon as a checkpoint is begun that needs less, and not when it and the next
+        // one are durable.
+        let begun = |trace: &[Op], before: usize| {
+            trace[..before].iter().rposition(|op| matches!(op, Op::Possible(_))).unwrap()
+        };
+        let last = begun(trace, at);
+        let first = begun(trace, last);
+        // What is written meanwhile lies before the cut.
+        trace.insert(first, cut);
+    });
+}
+
+/// Each sync of a checkpoint, left out alone.
+#[test]
+fn planted_lack_of_any_one_sync_is_caught() {
+    let run = workload(5, false);
+    // Those that write pages, of the first file and of the compacted one.
+    let wanted = |op: &Op| matches!(op, Op::Possible(applied) if !(1000..=4002).contains(applied));
+    let begun: Vec<usize> =
+        run.trace.iter().enumerate().filter(|(_, op)| wanted(op)).map(|(at, _)| at).collect();
+    let mut tried = 0;
+    for &from in begun.iter().step_by(3) {
+        let len = run.trace[from..].iter().position(|op| matches!(op, Op::Durable(_))).unwrap();
+        for at in from..from + len {
+            if matches!(run.trace[at], Op::Sync(..)) {
+                let run = Run { trace: run.trace.clone(), models: run.models.clone() };
+                caught_in(&format!("no sync at {at}"), run, |trace| drop(trace.remove(at)));
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried >= 6, "{tried} syncs");
+}
+
+#[test]
+fn planted_bitmap_in_place_is_caught() {
+    caught_in("a bitmap in place", planted(5, Db::plant_bitmap_in_place), |_| ());
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn kind(index: u64) -> EntryKind {
 }
 
 fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<(Log, Recovered), StoreError> {
-    let options = LogOptions { dir: dir.to_owned(), segment_bytes: SEGMENT };
+    let options = LogOptions { dir: dir.to_owned(), segment_bytes: SEGMENT, repairable: false };
     Log::open(disk, options, NodeId(1), || IDENTITY)
 }
 

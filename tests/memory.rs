@@ -16,7 +16,7 @@ use mmapd::raft::types::{EntryKind, HardState, Index, LogId, NodeId, Term};
 use mmapd::store::disk::Disk;
 use mmapd::store::simdisk::{Rng, SimDisk, Survival};
 use mmapd::store::snapshot::Receiver;
-use mmapd::store::{Db, DbOptions, Identity, Log, LogOptions, LogReader, Recovered, Tree};
+use mmapd::store::{Db, DbOptions, Identity, Log, LogOptions, LogReader, Recovered, Shrink, Tree};
 
 const IDENTITY: Identity = Identity { cluster: 7, node: NodeId(1), incarnation: 3 };
 const MAP_MAX: u64 = if cfg!(miri) { 512 << 10 } else { 16 << 20 };
@@ -31,13 +31,20 @@ impl Drop for Done<'_> {
 }
 
 fn open_log(disk: &SimDisk) -> (Log, Recovered) {
-    let options = LogOptions { dir: PathBuf::from("/data/log"), segment_bytes: 12 << 10 };
+    let options =
+        LogOptions { dir: PathBuf::from("/data/log"), segment_bytes: 12 << 10, repairable: false };
     Log::open(Arc::new(disk.clone()), options, NodeId(1), || IDENTITY).unwrap()
 }
 
 fn open_db(disk: &SimDisk) -> Db {
     let path = PathBuf::from("/data/mmapd.db");
-    let options = DbOptions { path, map_max: MAP_MAX, quota: MAP_MAX, grow_step: 4096 };
+    let options = DbOptions {
+        path,
+        map_max: MAP_MAX,
+        quota: MAP_MAX,
+        grow_step: 4096,
+        shrink: Shrink::default(),
+    };
     Db::open(Arc::new(disk.clone()), options, IDENTITY).unwrap()
 }
 
@@ -234,8 +241,13 @@ fn damaged_pages_are_refused_and_not_overread() {
             at,
             &[0xee; 7][..usize::try_from((content.len() as u64 - at).min(7)).unwrap()],
         );
-        let options =
-            DbOptions { path: path.to_owned(), map_max: MAP_MAX, quota: MAP_MAX, grow_step: 4096 };
+        let options = DbOptions {
+            path: path.to_owned(),
+            map_max: MAP_MAX,
+            quota: MAP_MAX,
+            grow_step: 4096,
+            shrink: Shrink::default(),
+        };
         match Db::open(Arc::new(image), options, IDENTITY) {
             Ok(db) => {
                 let snapshot = db.published().snapshot();

@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use mmapd::raft::types::{Index, LogId, NodeId, Term};
+use mmapd::store::compact::CompactJob;
 use mmapd::store::db::{
     CheckpointDone, CheckpointJob, Db, DbOptions, KEY_MAX, Snapshot, Tree, VALUE_MAX,
 };
 use mmapd::store::disk::{Disk, LinuxDisk};
 use mmapd::store::simdisk::SimDisk;
 use mmapd::store::snapshot::Receiver;
-use mmapd::store::{Identity, StoreError};
+use mmapd::store::{Identity, Shrink, StoreError, Unpaced};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -81,7 +82,13 @@ impl Rng {
 }
 
 fn options(path: &Path) -> DbOptions {
-    DbOptions { path: path.to_owned(), map_max: 64 << 20, quota: 32 << 20, grow_step: 1 << 18 }
+    DbOptions {
+        path: path.to_owned(),
+        map_max: 64 << 20,
+        quota: 32 << 20,
+        grow_step: 1 << 15,
+        shrink: Shrink { least: 0, part: 8 },
+    }
 }
 
 fn same(snapshot: &Snapshot, model: &Model) {
@@ -134,18 +141,31 @@ struct Pair {
     durable: Model,
     held: Vec<(Arc<Snapshot>, Model)>,
     writing: Option<(CheckpointJob, Model)>,
+    /// A compaction, the model at its start, and what was changed since.
+    compacting: Option<(CompactJob, Model, Vec<Changes>)>,
     applied: u64,
+    cuts: u64,
+    compactions: u64,
+}
+
+/// Keys with their new values, of one batch.
+#[derive(Default)]
+struct Changes {
+    applied: u64,
+    keys: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
 impl Pair {
     fn new(db: Db) -> Self {
         let (model, durable) = (Model::new(), Model::new());
-        Self { db, model, durable, held: Vec::new(), writing: None, applied: 0 }
+        let (held, writing, compacting) = (Vec::new(), None, None);
+        Self { db, model, durable, held, writing, compacting, applied: 0, cuts: 0, compactions: 0 }
     }
 
     fn batch(&mut self, rng: &mut Rng, deletes: u64) {
         let mut txn = self.db.begin();
         let mut model = self.model.clone();
+        let mut changes = Changes::default();
         for _ in 0..rng.below(60) {
             let key = rng.key();
             if rng.below(100) < deletes {
@@ -156,9 +176,11 @@ impl Pair {
                     key
                 };
                 assert_eq!(txn.delete(Tree::Kv, &key).unwrap(), model.remove(&key).is_some());
+                changes.keys.push((key, None));
             } else {
                 let value = rng.value();
                 txn.put(Tree::Kv, &key, &value).unwrap();
+                changes.keys.push((key.clone(), Some(value.clone())));
                 model.insert(key.clone(), value);
             }
             let key = rng.key();
@@ -171,6 +193,10 @@ impl Pair {
         txn.state_mut().applied = LogId { term: Term(1), index: Index(self.applied) };
         let snapshot = txn.commit().unwrap();
         self.model = model;
+        if let Some((_, _, since)) = &mut self.compacting {
+            changes.applied = self.applied;
+            since.push(changes);
+        }
         if rng.below(4) == 0 {
             self.held.push((snapshot, self.model.clone()));
         }
@@ -179,7 +205,9 @@ impl Pair {
     fn checkpoint(&mut self) {
         match self.writing.take() {
             Some((job, model)) => {
+                let size = self.db.size_bytes();
                 self.db.finish_checkpoint(job.run().unwrap()).unwrap();
+                self.cuts += u64::from(self.db.size_bytes() < size);
                 self.durable = model;
             }
             None => {
@@ -189,10 +217,45 @@ impl Pair {
         }
     }
 
+    /// Begins a compaction, or ends one: the copy catches up and takes the place of the file.
+    fn compact(&mut self) {
+        let Some((job, model, since)) = self.compacting.take() else {
+            self.compacting = Some((self.db.begin_compaction(), self.model.clone(), Vec::new()));
+            return;
+        };
+        let mut copy = job.run(&Unpaced).unwrap();
+        same(&copy.published().snapshot(), &model);
+        let checked = copy.check().unwrap();
+        assert_eq!(checked.entries, model.len() as u64);
+        for Changes { applied, keys } in since {
+            let mut txn = copy.begin();
+            for (key, value) in keys {
+                match value {
+                    Some(value) => txn.put(Tree::Kv, &key, &value).unwrap(),
+                    None => drop(txn.delete(Tree::Kv, &key).unwrap()),
+                }
+            }
+            txn.state_mut().applied = LogId { term: Term(1), index: Index(applied) };
+            txn.commit().unwrap();
+        }
+        let published = self.db.published();
+        drop(self.db.adopt(copy).unwrap());
+        same(&published.snapshot(), &self.model);
+        self.durable = model;
+        if let Some((job, _)) = self.writing.take() {
+            // Of the file that is gone: it must change nothing.
+            let durable = self.db.durable();
+            self.db.finish_checkpoint(job.run().unwrap()).unwrap();
+            assert_eq!(self.db.durable(), durable);
+        }
+        self.compactions += 1;
+    }
+
     fn step(&mut self, rng: &mut Rng, deletes: u64) {
-        match rng.below(12) {
+        match rng.below(13) {
             0..6 => self.batch(rng, deletes),
             6 | 7 => self.checkpoint(),
+            12 => self.compact(),
             8 => compare_range(rng, &self.db.published().snapshot(), &self.model),
             9 if !self.held.is_empty() => {
                 let (snapshot, model) = self.held.swap_remove(rng.index(self.held.len()));
@@ -209,7 +272,8 @@ impl Pair {
     }
 }
 
-fn run(disk: &Arc<dyn Disk>, path: &Path, seed: u64, steps: u32) {
+/// How often the file was cut, and how often compacted.
+fn run(disk: &Arc<dyn Disk>, path: &Path, seed: u64, steps: u32) -> (u64, u64) {
     let mut rng = Rng(seed);
     let open = || Db::open(Arc::clone(disk), options(path), IDENTITY).unwrap();
     let mut pair = Pair::new(open());
@@ -222,10 +286,12 @@ fn run(disk: &Arc<dyn Disk>, path: &Path, seed: u64, steps: u32) {
                 same(&snapshot, &model);
             }
             let durable = pair.durable;
-            drop((pair.db, pair.writing));
+            let (cuts, compactions) = (pair.cuts, pair.compactions);
+            drop((pair.db, pair.writing, pair.compacting));
             let db = open();
             let applied = db.state().applied.index.0;
-            pair = Pair { model: durable.clone(), durable, applied, ..Pair::new(db) };
+            let model = durable.clone();
+            pair = Pair { model, durable, applied, cuts, compactions, ..Pair::new(db) };
             same(&pair.db.published().snapshot(), &pair.model);
             pair.db.check().unwrap();
         }
@@ -239,15 +305,34 @@ fn run(disk: &Arc<dyn Disk>, path: &Path, seed: u64, steps: u32) {
     txn.commit().unwrap();
     let checked = pair.db.check().unwrap();
     assert_eq!((checked.entries, checked.tree_pages, checked.run_pages), (0, 0, 0));
+    // What pins pages.
+    (pair.compacting, pair.held) = (None, Vec::new());
+    if pair.writing.is_some() {
+        pair.checkpoint();
+    }
+    for _ in 0..8 {
+        pair.applied += 1;
+        let mut txn = pair.db.begin();
+        txn.state_mut().applied = LogId { term: Term(1), index: Index(pair.applied) };
+        txn.commit().unwrap();
+        pair.checkpoint();
+        pair.checkpoint();
+    }
+    let size = pair.db.size_bytes();
+    assert!(size <= 32 * 4096, "{size} bytes for nothing");
+    (pair.cuts, pair.compactions)
 }
 
 #[test]
 fn linux_files_agree_with_the_model() {
+    let mut total = (0, 0);
     for seed in 0..12 {
         let dir = tempfile::tempdir().unwrap();
         let disk: Arc<dyn Disk> = Arc::new(LinuxDisk::new(None));
-        run(&disk, &dir.path().join("mmapd.db"), seed, 250);
+        let (cuts, compactions) = run(&disk, &dir.path().join("mmapd.db"), seed, 250);
+        total = (total.0 + cuts, total.1 + compactions);
     }
+    assert!(total.0 > 5 && total.1 > 50, "{total:?} cuts and compactions");
 }
 
 #[test]
@@ -267,6 +352,7 @@ fn the_longest_keys_and_values_fit() {
         map_max: 1 << 30,
         quota: 200 << 20,
         grow_step: 1 << 20,
+        shrink: Shrink::default(),
         path: dir.path().join("mmapd.db"),
     };
     let mut db = Db::open(Arc::new(LinuxDisk::new(None)), options, IDENTITY).unwrap();
@@ -473,4 +559,77 @@ fn damage_is_found() {
             same(&db.published().snapshot(), &pair.model);
         }
     }
+}
+
+/// Everything is overwritten ten times over: the file stays below twice what is live, and a
+/// compaction brings it down to little more than that. Everything is deleted: so is the file.
+#[test]
+fn space_is_given_back() {
+    const KEYS: u64 = 16_000;
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let dir = dir.unwrap();
+    let options = DbOptions {
+        path: dir.path().join("mmapd.db"),
+        map_max: 1 << 30,
+        quota: 1 << 30,
+        grow_step: 1 << 20,
+        shrink: Shrink { least: 4 << 20, part: 4 },
+    };
+    let disk: Arc<dyn Disk> = Arc::new(LinuxDisk::new(None));
+    let mut db = Db::open(disk, options.clone(), IDENTITY).unwrap();
+    let (mut rng, mut bytes) = (Rng(5), 0);
+    let checkpoint = |db: &mut Db| {
+        let job = db.begin_checkpoint().unwrap().unwrap();
+        db.finish_checkpoint(job.run().unwrap()).unwrap();
+    };
+    for round in 0..11 {
+        bytes = 0;
+        for first in (0..KEYS).step_by(250) {
+            let mut txn = db.begin();
+            for n in first..first + 250 {
+                // In another order each time, all of them.
+                let key = (n * (2 * round + 1) + round) % KEYS;
+                let key = format!("key/{:016x}", key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                let len = if rng.below(50) == 0 { 9000 } else { 100 + rng.index(800) };
+                txn.put(Tree::Kv, key.as_bytes(), &vec![round.to_le_bytes()[0]; len]).unwrap();
+                bytes += key.len() + len;
+            }
+            txn.state_mut().revision += 1;
+            txn.commit().unwrap();
+            if db.dirty_bytes() > 1 << 20 {
+                checkpoint(&mut db);
+            }
+        }
+    }
+    db.check().unwrap();
+    let (size, live) = (db.size_bytes(), db.live_bytes());
+    assert!(size <= 2 * live, "{size} bytes for {live} in use");
+    drop(db.adopt(db.begin_compaction().run(&Unpaced).unwrap()).unwrap());
+    assert_eq!(db.check().unwrap().entries, KEYS);
+    let (size, live) = (db.size_bytes(), db.live_bytes());
+    assert!(size * 100 <= live * 115, "{size} bytes for {live} in use");
+    assert!(live * 100 <= bytes as u64 * 130, "{live} bytes in use for {bytes}");
+
+    let snapshot = db.published().snapshot();
+    let mut scan = snapshot.scan(Tree::Kv, Bound::Unbounded, Bound::Unbounded, false);
+    let mut txn = db.begin();
+    while let Some((key, _)) = scan.next().unwrap() {
+        assert!(txn.delete(Tree::Kv, key).unwrap());
+    }
+    txn.commit().unwrap();
+    drop(scan);
+    drop(snapshot);
+    // The pages of the last two checkpoints are kept, wherever they are, and so are those
+    // of their bitmaps; then two more say that the file is shorter.
+    for revision in 0..8 {
+        let mut txn = db.begin();
+        txn.state_mut().revision = 10_000 + revision;
+        txn.commit().unwrap();
+        checkpoint(&mut db);
+    }
+    assert!(db.size_bytes() <= 4 << 20, "{} bytes for nothing", db.size_bytes());
+    drop(db);
+    let db = Db::open(Arc::new(LinuxDisk::new(None)), options, IDENTITY).unwrap();
+    assert_eq!(db.check().unwrap().entries, 0);
 }

@@ -17,7 +17,7 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, EnvFlags, EnvOpenOptions};
 use mmapd::raft::types::NodeId;
 use mmapd::store::disk::{LinuxDisk, Observer};
-use mmapd::store::{CheckpointDone, Db, DbOptions, Identity, StoreError, Tree};
+use mmapd::store::{CheckpointDone, Db, DbOptions, Identity, Shrink, StoreError, Tree};
 use redb::{Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
 /// A key of the comparison.
@@ -89,7 +89,8 @@ pub(crate) struct Mmapd {
 
 impl Mmapd {
     pub(crate) fn options(path: PathBuf) -> DbOptions {
-        DbOptions { path, map_max: MAP, quota: 16 << 30, grow_step: 16 << 20 }
+        let shrink = Shrink::default();
+        DbOptions { path, map_max: MAP, quota: 16 << 30, grow_step: 16 << 20, shrink }
     }
 
     pub(crate) fn open(dir: &Path, observer: Option<Arc<dyn Observer>>) -> Self {

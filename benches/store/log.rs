@@ -56,7 +56,7 @@ impl Appends {
         let syncs = Arc::new(Syncs::default());
         let disk = Arc::new(LinuxDisk::new(Some(syncs.clone())));
         let dir = dir.join("log");
-        let options = LogOptions { dir: dir.clone(), segment_bytes };
+        let options = LogOptions { dir: dir.clone(), segment_bytes, repairable: false };
         let (log, _) = Log::open(disk, options, NodeId(1), || IDENTITY).unwrap();
         let mut appends = Self { log, index: 0, dir, syncs };
         appends.append(1); // the first one makes the segment

@@ -248,8 +248,12 @@ fn open_options(config: &Config) -> OpenOptions {
             node,
             incarnation: chance(),
         },
+        log: LogOptions {
+            dir: config.storage.log.clone(),
+            segment_bytes: config.storage.segment,
+            repairable: members.len() > 1,
+        },
         members,
-        log: LogOptions { dir: config.storage.log.clone(), segment_bytes: config.storage.segment },
         db: DbOptions {
             path: config.storage.db.clone(),
             map_max: config.storage.map_max,

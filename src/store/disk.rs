@@ -66,7 +66,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// `Io`, or `Invalid` when something else has that name.
     fn make_dir(&self, dir: &Path) -> Result<(), StoreError>;
 
-    /// Renames a file within its directory, over an existing one. Durable after [`Disk::sync_dir`].
+    /// Renames a file, over an existing one, also into another directory on the same file
+    /// system. Durable after [`Disk::sync_dir`] of both, the new one first: after the other
+    /// order a crash could leave neither name.
     ///
     /// # Errors
     /// `Io`.

@@ -122,11 +122,32 @@ fn u64_at(header: &[u8; HEADER], at: usize) -> u64 {
     header.get(at..).and_then(|tail| tail.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
 }
 
-/// Reads the frame at the front of `input`, its chain unchecked.
+/// What a frame says before its payload, which may be damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) id: LogId,
+    pub(super) kind: EntryKind,
+    pub(super) chain: u64,
+    /// Bytes from this frame to the next.
+    pub(super) size: usize,
+    len: u32,
+    pcrc: u32,
+    time_ms: u64,
+}
+
+impl Head {
+    /// Does it continue a log whose last entry has this chain?
+    pub(super) fn continues(&self, prev_chain: u64) -> bool {
+        let kind = self.kind as u8;
+        self.chain == chain_of(prev_chain, self.id, kind, self.len, self.pcrc, self.time_ms)
+    }
+}
+
+/// Reads the header of the frame at the front of `input`.
 ///
 /// # Errors
-/// See [`FrameError`].
-pub fn decode(input: &[u8]) -> Result<Frame<'_>, FrameError> {
+/// `Short` or `Header`.
+pub(super) fn head(input: &[u8]) -> Result<Head, FrameError> {
     let header = input.first_chunk::<HEADER>().ok_or(FrameError::Short)?;
     let (_, covered) = header.split_at(4);
     if crc32c::crc32c(covered) != u32_at(header, 0) {
@@ -137,14 +158,30 @@ pub fn decode(input: &[u8]) -> Result<Frame<'_>, FrameError> {
     if len > PAYLOAD_MAX {
         return Err(FrameError::Header);
     }
-    let id = LogId { term: Term(u64_at(header, 16)), index: Index(u64_at(header, 8)) };
-    let size = size_of(len);
+    Ok(Head {
+        id: LogId { term: Term(u64_at(header, 16)), index: Index(u64_at(header, 8)) },
+        kind,
+        chain: u64_at(header, 24),
+        size: size_of(len),
+        len: u32_at(header, 4),
+        pcrc: u32_at(header, 32),
+        time_ms: u64_at(header, 40),
+    })
+}
+
+/// Reads the frame at the front of `input`, its chain unchecked.
+///
+/// # Errors
+/// See [`FrameError`].
+pub fn decode(input: &[u8]) -> Result<Frame<'_>, FrameError> {
+    let head = head(input)?;
+    let Head { id, kind, chain, size, time_ms, .. } = head;
+    let len = usize::try_from(head.len).map_err(|_| FrameError::Header)?;
     let payload = input.get(HEADER..HEADER + len).ok_or(FrameError::Short)?;
     let padding = input.get(HEADER + len..size).ok_or(FrameError::Short)?;
-    if crc32c::crc32c(payload) != u32_at(header, 32) || padding.iter().any(|byte| *byte != 0) {
+    if crc32c::crc32c(payload) != head.pcrc || padding.iter().any(|byte| *byte != 0) {
         return Err(FrameError::Payload(id));
     }
-    let (chain, time_ms) = (u64_at(header, 24), u64_at(header, 40));
     Ok(Frame { id, kind, time_ms, chain, payload, size })
 }
 

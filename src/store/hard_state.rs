@@ -17,9 +17,10 @@
 //! | 56..72   | term, vote | 0: no vote |
 //! | 72..80   | durable | log position known to be durable |
 //! | 80..104  | last | term, index and chain of the entry there |
-//! | 104..112 | flags | 1: clean stop, 2: an install is pending |
+//! | 104..112 | flags | 1: clean stop, 2: an install is pending, 4: amnesia |
 //! | 112..136 | install | term, index and chain of the snapshot being installed |
-//! | 136..160 | zero | |
+//! | 136..144 | amnesia | newest term known when part of the log was lost |
+//! | 144..160 | zero | |
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ const MAGIC: [u8; 8] = *b"MMAPDHST";
 const VERSION: u32 = 1;
 const CLEAN: u64 = 1;
 const INSTALL: u64 = 2;
+const AMNESIA: u64 = 4;
 
 /// A snapshot whose installation began: log and database may disagree until it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub(super) struct Saved {
     /// The last stop was asked for, so nothing can be torn.
     pub(super) clean: bool,
     pub(super) install: Option<PendingInstall>,
+    /// Entries may be lost that were acknowledged, in this term at the latest.
+    pub(super) amnesia: Option<Term>,
 }
 
 /// The open file.
@@ -123,6 +127,7 @@ impl HardStateFile {
             chain: 0,
             clean: false,
             install: None,
+            amnesia: None,
         };
         let mut file = Self { region: region.into(), sequence: 0, saved };
         file.save()?;
@@ -149,6 +154,24 @@ impl HardStateFile {
         self.region.clone()
     }
 
+    /// Writes and makes durable, also when a job that does so for the state before still runs.
+    pub(super) fn save_at_once(&mut self) -> Result<(), StoreError> {
+        self.region.sync(0, SLOTS * SLOT)?;
+        self.save()
+    }
+
+    /// Notes durably that entries known in `newest` or before may be lost, that the log is
+    /// durable up to `durable` at most, and moves on to a term in which no vote was given.
+    pub(super) fn begin_amnesia(&mut self, newest: Term, durable: u64) -> Result<(), StoreError> {
+        let saved = &mut self.saved;
+        let newest = newest.max(saved.hard.term).max(saved.amnesia.unwrap_or_default());
+        saved.amnesia = Some(newest);
+        saved.hard = HardState { term: Term(newest.0 + 1), vote: None };
+        saved.durable = saved.durable.min(durable);
+        saved.clean = false;
+        self.save_at_once()
+    }
+
     /// Writes and makes durable.
     pub(super) fn save(&mut self) -> Result<(), StoreError> {
         let (offset, len) = self.write()?;
@@ -164,6 +187,9 @@ fn encode(sequence: u64, saved: &Saved, bytes: &mut [u8]) {
     }
     if saved.install.is_some() {
         flags |= INSTALL;
+    }
+    if saved.amnesia.is_some() {
+        flags |= AMNESIA;
     }
     let Identity { cluster, node, incarnation } = saved.identity;
     bytes[0..8].copy_from_slice(&MAGIC);
@@ -183,6 +209,7 @@ fn encode(sequence: u64, saved: &Saved, bytes: &mut [u8]) {
         install.last.term.0,
         install.last.index.0,
         install.chain,
+        saved.amnesia.unwrap_or_default().0,
     ];
     for (number, at) in numbers.iter().zip((40..).step_by(8)) {
         bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
@@ -218,6 +245,7 @@ fn decode(bytes: &[u8; COVERED]) -> Option<(u64, Saved)> {
         chain: word(96)?,
         clean: flags & CLEAN != 0,
         install: (flags & INSTALL != 0).then_some(install),
+        amnesia: (flags & AMNESIA != 0).then_some(Term(word(136)?)),
     };
     Some((word(16)?, saved))
 }

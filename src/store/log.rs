@@ -5,8 +5,10 @@
 //! that makes the batch durable. The next batch is written only after that job is done, so
 //! of all batches only the last can be unproven; recovery (`recovery.rs`) rests on it.
 //!
-//! Left out: repair of damaged entries from peers. Damage of what was durable is found and
-//! refused, and the operator is told.
+//! Damage of what was durable never shortens the log in silence. When others hold copies,
+//! damaged entries stay part of it by name until `repair.rs` brings them back, and a log
+//! whose names are lost says so. Left out: help for a node that is alone; it refuses to
+//! start, and the operator is told what is lost.
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
@@ -18,10 +20,13 @@ use super::frame::{self, FrameError, Frames};
 use super::hard_state::{HardStateFile, PendingInstall};
 use super::map::{AppendMap, Appender};
 use super::reader::{LogReader, Place, Places};
-use super::recovery;
-use super::segment::{ALIGN, BATCH, BatchHeader, HEADER, SEAL, SEAL_ROOM, SegmentHeader, path_of};
+use super::recovery::{self, Found, Outcome};
+use super::salvage;
+use super::segment::{
+    ALIGN, BATCH, BatchHeader, HEADER, MARK, SEAL, SEAL_ROOM, SegmentHeader, path_of,
+};
 use crate::raft::message::IoToken;
-use crate::raft::types::{EntryKind, HardState, Index, LogId, NodeId};
+use crate::raft::types::{EntryKind, HardState, Index, LogId, NodeId, Term};
 
 /// Where the log is and how it is cut into files.
 #[derive(Clone, Debug)]
@@ -30,6 +35,9 @@ pub struct LogOptions {
     pub dir: PathBuf,
     /// Bytes of a segment. A batch that does not fit gets a larger one.
     pub segment_bytes: u64,
+    /// Others hold copies: damaged entries are kept by name to be repaired from them.
+    /// Otherwise damage of what was durable is refused.
+    pub repairable: bool,
 }
 
 /// What the files held when they were opened.
@@ -53,6 +61,12 @@ pub struct Recovered {
     pub pending_install: Option<PendingInstall>,
     /// A torn tail that was cut off, in words.
     pub cut: Option<String>,
+    /// Runs of entries that are held and cannot be read, first and last index, ascending.
+    pub damaged: Vec<(Index, Index)>,
+    /// Entries may be missing that were acknowledged in this term or before.
+    pub amnesia: Option<Term>,
+    /// Files that were moved aside just now.
+    pub quarantined: Vec<String>,
 }
 
 /// The segment that is being appended to.
@@ -75,7 +89,8 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 struct Staged {
     first: Index,
-    prev_chain: u64,
+    /// `None`: the entry before is damaged, header and all.
+    prev_chain: Option<u64>,
     frames: Vec<u8>,
     /// Of each entry: its name, where its frame begins, its chain.
     entries: Vec<(LogId, usize, u64)>,
@@ -89,16 +104,23 @@ pub struct Log {
     pub(super) hard: HardStateFile,
     hard_staged: bool,
     staged: Staged,
-    reader: LogReader,
+    pub(super) mark_staged: bool,
+    pub(super) reader: LogReader,
+    /// Runs of damaged entries, as the reader has them.
+    pub(super) damaged: Vec<(Index, Index)>,
     pub(super) segments: Vec<Known>,
     pub(super) active: Option<Active>,
     next_sequence: u64,
     next_position: u64,
     next_number: u32,
     /// Position up to which everything is durable.
-    synced: u64,
+    pub(super) synced: u64,
+    /// Position behind the last batch that is not a mark.
+    pub(super) unproven: u64,
+    /// Position that some record proves durable.
+    pub(super) proven: u64,
     /// The batch that is being made durable.
-    syncing: Option<u64>,
+    pub(super) syncing: Option<u64>,
     commit: Index,
     written: LogId,
 }
@@ -164,7 +186,7 @@ impl Log {
         // decided from them now must not be undone by a power loss.
         disk.sync_dir(&options.dir)?;
         recovery::refuse_without_hard_state(&*disk, &options.dir)?;
-        let hard = HardStateFile::open(&*disk, &options.dir.join("hard.state"), fresh)?;
+        let mut hard = HardStateFile::open(&*disk, &options.dir.join("hard.state"), fresh)?;
         if hard.saved.identity.node != node {
             return Err(StoreError::Foreign {
                 file: options.dir.display().to_string(),
@@ -172,7 +194,7 @@ impl Log {
                 wanted: format!("node {}", node.0),
             });
         }
-        let mut found = recovery::recover(&*disk, &options.dir, &hard.saved)?;
+        let (mut found, quarantined) = Self::find(&*disk, &options, &mut hard)?;
         let reader = LogReader { places: Arc::new(RwLock::new(std::mem::take(&mut found.places))) };
         let mut log = Self {
             disk,
@@ -180,17 +202,22 @@ impl Log {
             hard,
             hard_staged: false,
             staged: Staged::default(),
+            mark_staged: false,
             reader,
+            damaged: Vec::new(),
             segments: found.segments,
             active: found.active,
             next_sequence: found.next_sequence,
             next_position: found.next_position,
             next_number: found.next_number,
             synced: found.end,
+            unproven: found.end,
+            proven: 0,
             syncing: None,
             commit: Index(0),
             written: LogId::default(),
         };
+        log.count_damaged();
         let (base, base_chain, last) = {
             let places = log.reader.lock();
             let last = places.identity(places.last()).map_or(places.base, |(id, _)| id);
@@ -211,6 +238,7 @@ impl Log {
         log.hard.saved.clean = false;
         log.note_durable();
         log.hard.save()?;
+        log.proven = log.synced;
         let recovered = Recovered {
             identity: log.hard.saved.identity,
             hard_state: log.hard.saved.hard,
@@ -221,11 +249,32 @@ impl Log {
             configs: found.configs.into_iter().collect(),
             pending_install: log.hard.saved.install,
             cut: found.cut,
+            damaged: log.damaged.clone(),
+            amnesia: log.hard.saved.amnesia,
+            quarantined,
         };
         Ok((log, recovered))
     }
 
-    fn places(&self) -> RwLockWriteGuard<'_, Places> {
+    /// Recovers, and moves aside what cannot be trusted until the rest can.
+    fn find(
+        disk: &dyn Disk,
+        options: &LogOptions,
+        hard: &mut HardStateFile,
+    ) -> Result<(Found, Vec<String>), StoreError> {
+        let LogOptions { dir, repairable, .. } = options;
+        let mut quarantined = Vec::new();
+        loop {
+            match recovery::recover(disk, dir, &hard.saved, *repairable)? {
+                Outcome::Known(found) => return Ok((found, quarantined)),
+                Outcome::Lost(lost) => {
+                    quarantined.append(&mut salvage::quarantine(disk, dir, hard, &lost)?);
+                }
+            }
+        }
+    }
+
+    pub(super) fn places(&self) -> RwLockWriteGuard<'_, Places> {
         self.reader.places.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -238,7 +287,7 @@ impl Log {
 
     /// Adds one entry of our own, in place of whatever was at its index and after it.
     pub fn stage_own(&mut self, id: LogId, kind: EntryKind, payload: &[u8], time_ms: u64) {
-        let prev_chain = self.begin_at(id.index);
+        let prev_chain = self.begin_at(id.index).expect("a log is recovered with its last chain");
         let at = self.staged.frames.len();
         let chain = frame::encode(id, kind, time_ms, prev_chain, payload, &mut self.staged.frames);
         self.staged.entries.push((id, at, chain));
@@ -256,11 +305,16 @@ impl Log {
         let mut entries = Vec::new();
         for (entry, index) in Frames::new(frames).zip(first.0..) {
             let entry = match entry {
-                Ok(entry) if entry.id.index.0 == index && entry.continues(prev_chain) => entry,
+                Ok(entry)
+                    if entry.id.index.0 == index
+                        && prev_chain.is_none_or(|chain| entry.continues(chain)) =>
+                {
+                    entry
+                }
                 Ok(entry) => return Err(diverged(FrameError::Chain(entry.id))),
                 Err(error) => return Err(diverged(error)),
             };
-            prev_chain = entry.chain;
+            prev_chain = Some(entry.chain);
             entries.push((entry.id, at, entry.chain));
             at += entry.size;
         }
@@ -271,7 +325,7 @@ impl Log {
     }
 
     /// Cuts what is staged so that `index` comes next; returns the chain before it.
-    fn begin_at(&mut self, index: Index) -> u64 {
+    fn begin_at(&mut self, index: Index) -> Option<u64> {
         let staged = &mut self.staged;
         if !staged.entries.is_empty() && index >= staged.first {
             let keep = usize::try_from(index.0 - staged.first.0).expect("staged fits memory");
@@ -280,11 +334,11 @@ impl Log {
                 staged.frames.truncate(*at);
                 staged.entries.truncate(keep);
             }
-            return staged.entries.last().map_or(staged.prev_chain, |(.., chain)| *chain);
+            return staged.entries.last().map_or(staged.prev_chain, |(.., chain)| Some(*chain));
         }
         let places = self.reader.lock();
         assert!(index > places.base.index, "what is compacted is committed and stays");
-        let (_, chain) = places.identity(index.prev()).expect("the entry before is held");
+        let (_, chain) = places.known(index.prev()).expect("the entry before is held");
         drop(places);
         *staged = Staged { first: index, prev_chain: chain, ..Staged::default() };
         chain
@@ -293,7 +347,7 @@ impl Log {
     /// Is there anything to write?
     #[must_use]
     pub fn has_staged(&self) -> bool {
-        self.hard_staged || !self.staged.entries.is_empty()
+        self.hard_staged || self.mark_staged || !self.staged.entries.is_empty()
     }
 
     /// The commit index to note in the next batch.
@@ -326,9 +380,28 @@ impl Log {
             let (map, offset, len) = self.write_batch()?;
             end = self.position();
             job.log = Some((map, offset, len));
+        } else if self.mark_staged
+            && let Some((map, offset, len)) = self.write_mark()?
+        {
+            end = self.position();
+            job.log = Some((map, offset, len));
         }
+        self.mark_staged = false;
         self.syncing = Some(end);
         Ok(Some(job))
+    }
+
+    /// An empty batch. A seal says the same where there is no room for one.
+    fn write_mark(&mut self) -> Result<Option<(Arc<AppendMap>, u64, u64)>, StoreError> {
+        let Some(active) = &self.active else { return Ok(None) };
+        let map = active.appender.map().clone();
+        if map.written() + 2 * SEAL_ROOM > map.len() {
+            self.seal()?;
+            return Ok(None);
+        }
+        let (offset, _) = self.append_batch(Index(0), 0, MARK, &[])?;
+        let len = map.written() - offset;
+        Ok(Some((map, offset, len)))
     }
 
     fn write_batch(&mut self) -> Result<(Arc<AppendMap>, u64, u64), StoreError> {
@@ -349,13 +422,16 @@ impl Log {
                 eighths: u32::try_from((at + *frame as u64) / 8).expect("segments are small"),
             }));
         }
+        if !self.damaged.is_empty() {
+            self.count_damaged();
+        }
         self.written = staged.entries.last().map_or(self.written, |(id, ..)| *id);
         Ok((map, offset, len))
     }
 
     /// Appends the gap, the header and the frames; returns where the whole and where the
     /// frames begin in the file.
-    fn append_batch(
+    pub(super) fn append_batch(
         &mut self,
         first: Index,
         count: u32,
@@ -382,13 +458,17 @@ impl Log {
         bytes.extend_from_slice(&header.encode(active.header.salt));
         bytes.extend_from_slice(frames);
         active.appender.append(&bytes)?;
+        self.proven = self.proven.max(self.synced);
+        if flags & (MARK | SEAL) == 0 {
+            self.unproven = header.position + (bytes.len() - gap) as u64;
+        }
         Ok((offset, start + BATCH as u64))
     }
 
     /// Seals the segment and begins another unless a batch from `first` on fits. A batch that
     /// reaches back before the segment begins one too: what lies before a segment is then
     /// always what its header names.
-    fn make_room(&mut self, first: Index, needed: u64) -> Result<(), StoreError> {
+    pub(super) fn make_room(&mut self, first: Index, needed: u64) -> Result<(), StoreError> {
         if let Some(active) = &self.active {
             let map = active.appender.map();
             let fits = map.written() + needed + SEAL_ROOM <= map.len();
@@ -398,9 +478,9 @@ impl Log {
             self.seal()?;
         }
         let (prev, prev_chain) =
-            self.reader.lock().identity(first.prev()).expect("the entry before is held");
+            self.reader.lock().known(first.prev()).expect("the entry before is held");
         let len = self.options.segment_bytes.max(HEADER + needed + SEAL_ROOM);
-        self.begin_segment(prev, prev_chain, len)
+        self.begin_segment(prev, prev_chain, len, false)
     }
 
     /// Ends the segment, durably: nothing in it can be torn from now on.
@@ -414,7 +494,13 @@ impl Log {
         Ok(())
     }
 
-    fn begin_segment(&mut self, prev: LogId, prev_chain: u64, len: u64) -> Result<(), StoreError> {
+    fn begin_segment(
+        &mut self,
+        prev: LogId,
+        prev_chain: Option<u64>,
+        len: u64,
+        anew: bool,
+    ) -> Result<(), StoreError> {
         let identity = self.hard.saved.identity;
         let header = SegmentHeader {
             identity,
@@ -423,6 +509,7 @@ impl Log {
             prev,
             prev_chain,
             salt: salt(&identity, self.next_sequence),
+            anew,
         };
         let appender = header.create(&*self.disk, &self.options.dir, len)?.into_appender(HEADER);
         let number = self.next_number;
@@ -437,7 +524,7 @@ impl Log {
     }
 
     /// Where the next byte will lie.
-    fn position(&self) -> u64 {
+    pub(super) fn position(&self) -> u64 {
         match &self.active {
             Some(active) => active.header.base + active.appender.map().written(),
             None => self.synced,
@@ -451,7 +538,7 @@ impl Log {
     }
 
     /// Notes in the hard state, for whenever it is saved next, how far the log is durable.
-    fn note_durable(&mut self) {
+    pub(super) fn note_durable(&mut self) {
         self.hard.saved.durable = self.synced;
         let places = self.reader.lock();
         let (last, chain) = places.identity(places.last()).unwrap_or_default();
@@ -466,7 +553,7 @@ impl Log {
         if self.staged.entries.is_empty() || self.staged.first > self.written.index {
             return self.written;
         }
-        let kept = self.reader.lock().identity(self.staged.first.prev());
+        let kept = self.reader.lock().known(self.staged.first.prev());
         kept.expect("the entry before what is staged is held").0
     }
 
@@ -500,9 +587,13 @@ impl Log {
     /// # Errors
     /// `Io`: the process must end.
     pub fn compact(&mut self, upto: Index) -> Result<Option<LogId>, StoreError> {
-        let keep = self.segments.iter().rposition(|segment| segment.header.prev.index <= upto);
+        // A log needs the chain of what is before its first entry.
+        let keep = self.segments.iter().rposition(|Known { header, .. }| {
+            header.prev.index <= upto && header.prev_chain.is_some()
+        });
         let Some(keep @ 1..) = keep else { return Ok(None) };
         let header = self.segments[keep].header;
+        let chain = header.prev_chain.expect("looked for above");
         let gone: Vec<Known> = self.segments.drain(..keep).collect();
         {
             let mut places = self.places();
@@ -510,11 +601,13 @@ impl Log {
             let dropped = usize::try_from(dropped).expect("places fit memory");
             places.places.drain(..dropped);
             places.base = header.prev;
-            places.base_chain = header.prev_chain;
+            places.base_chain = chain;
+            places.damaged = places.damaged.split_off(&header.prev.index.next());
             for segment in &gone {
                 places.segments.remove(&segment.number);
             }
         }
+        self.count_damaged();
         self.remove(&gone)?;
         Ok(Some(header.prev))
     }
@@ -541,8 +634,12 @@ impl Log {
         let gone = std::mem::take(&mut self.segments);
         *self.places() = Places { base, base_chain: chain, ..Places::default() };
         self.written = base;
-        self.begin_segment(base, chain, self.options.segment_bytes)?;
+        self.mark_staged = false;
+        self.count_damaged();
+        self.begin_segment(base, Some(chain), self.options.segment_bytes, true)?;
         self.synced = self.position();
+        self.unproven = self.synced;
+        self.proven = self.synced;
         self.remove(&gone)
     }
 
@@ -576,37 +673,6 @@ impl Log {
         self.hard.saved.clean = true;
         self.note_durable();
         self.hard.save()
-    }
-}
-
-impl Log {
-    /// STUB
-    pub fn damaged(&self) -> Option<(Index, Index)> {
-        None
-    }
-    /// STUB
-    pub fn damaged_from(&self, _index: Index) -> Option<(Index, Index)> {
-        None
-    }
-    /// STUB
-    pub fn repair(&mut self, _frames: &[u8]) -> Result<u64, StoreError> {
-        Ok(0)
-    }
-    /// STUB
-    pub fn begin_amnesia(&mut self) -> Result<(), StoreError> {
-        Ok(())
-    }
-    /// STUB
-    pub fn end_amnesia(&mut self) -> Result<(), StoreError> {
-        Ok(())
-    }
-    /// STUB
-    pub fn hard_state(&self) -> HardState {
-        self.hard.saved.hard
-    }
-    /// STUB
-    pub fn amnesia(&self) -> Option<crate::raft::types::Term> {
-        None
     }
 }
 

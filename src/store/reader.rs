@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 
-use super::frame::{self, Frame};
+use super::frame::{self, Frame, Head};
 use super::map::AppendMap;
 use crate::raft::types::{EntryKind, Index, LogId, Term};
 
@@ -19,6 +19,15 @@ pub(super) struct Place {
     pub(super) eighths: u32,
 }
 
+/// An entry whose bytes are damaged, and what is known of it all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Damaged {
+    pub(super) id: LogId,
+    pub(super) chain: Option<u64>,
+    /// When it was readable.
+    pub(super) head: Option<Head>,
+}
+
 /// What is where. One writer, under a lock that is held for moments.
 #[derive(Debug, Default)]
 pub(super) struct Places {
@@ -28,6 +37,8 @@ pub(super) struct Places {
     pub(super) base_chain: u64,
     /// Of each entry held, in order.
     pub(super) places: VecDeque<Place>,
+    /// Entries among them that cannot be read; their places mean nothing.
+    pub(super) damaged: BTreeMap<Index, Damaged>,
     /// The segments, by the numbers in [`Place`].
     pub(super) segments: BTreeMap<u32, Arc<AppendMap>>,
 }
@@ -46,9 +57,35 @@ impl Places {
     pub(super) fn truncate(&mut self, first: Index) {
         let keep = first.0.saturating_sub(self.base.index.0 + 1);
         self.places.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+        self.damaged.split_off(&first);
+    }
+
+    /// Says where a whole copy of a damaged entry is.
+    pub(super) fn mend(&mut self, index: Index, place: Place) {
+        let at = index.0.checked_sub(self.base.index.0 + 1);
+        let slot = at.and_then(|at| self.places.get_mut(usize::try_from(at).ok()?));
+        if let Some(slot) = slot {
+            *slot = place;
+            self.damaged.remove(&index);
+        }
+    }
+
+    /// The damaged entries as inclusive runs.
+    pub(super) fn damaged_runs(&self) -> Vec<(Index, Index)> {
+        let mut runs: Vec<(Index, Index)> = Vec::new();
+        for index in self.damaged.keys() {
+            match runs.last_mut() {
+                Some((_, last)) if last.next() == *index => *last = *index,
+                _ => runs.push((*index, *index)),
+            }
+        }
+        runs
     }
 
     fn frame(&self, index: Index) -> Option<(Frame<'_>, &Arc<AppendMap>, u64)> {
+        if self.damaged.contains_key(&index) {
+            return None;
+        }
         let place = self.place(index)?;
         let map = self.segments.get(&place.segment)?;
         let at = u64::from(place.eighths) * 8;
@@ -59,12 +96,30 @@ impl Places {
         (frame.id.index == index).then_some((frame, map, at))
     }
 
-    /// Term and chain of an entry; also of the one before the first.
-    pub(super) fn identity(&self, index: Index) -> Option<(LogId, u64)> {
+    /// Term and chain of an entry; also of the one before the first. The chain of a damaged
+    /// entry may be lost.
+    pub(super) fn known(&self, index: Index) -> Option<(LogId, Option<u64>)> {
         if index == self.base.index {
-            return Some((self.base, self.base_chain));
+            return Some((self.base, Some(self.base_chain)));
         }
-        self.frame(index).map(|(frame, ..)| (frame.id, frame.chain))
+        if let Some(damaged) = self.damaged.get(&index) {
+            return Some((damaged.id, damaged.chain));
+        }
+        self.frame(index).map(|(frame, ..)| (frame.id, Some(frame.chain)))
+    }
+
+    /// As [`Places::known`], when all of it is.
+    pub(super) fn identity(&self, index: Index) -> Option<(LogId, u64)> {
+        self.known(index).and_then(|(id, chain)| Some((id, chain?)))
+    }
+
+    /// The header of an entry's frame, when it is known.
+    pub(super) fn head(&self, index: Index) -> Option<Head> {
+        if let Some(damaged) = self.damaged.get(&index) {
+            return damaged.head;
+        }
+        let (_, map, at) = self.frame(index)?;
+        frame::head(map.bytes(at, frame::HEADER)?).ok()
     }
 }
 
@@ -108,8 +163,8 @@ impl LogReader {
     }
 
     /// The frames of entries `first ..= last`, verbatim, at most `max_bytes` of them but at
-    /// least one, and the last index among them. `None`: some are compacted away or not
-    /// written.
+    /// least one and none behind a damaged one, and the last index among them. `None`: the
+    /// first is damaged, or some are compacted away or not written.
     #[must_use]
     pub fn frames(
         &self,
@@ -121,6 +176,9 @@ impl LogReader {
         let mut slices: Vec<Slice> = Vec::new();
         let (mut total, mut index) = (0, first);
         while index <= last {
+            if total > 0 && places.damaged.contains_key(&index) {
+                break;
+            }
             let (frame, map, at) = places.frame(index)?;
             if total > 0 && total + frame.size > max_bytes {
                 break;
@@ -142,7 +200,7 @@ impl LogReader {
     /// The term of an entry, or of the one before the first.
     #[must_use]
     pub fn term_at(&self, index: Index) -> Option<Term> {
-        self.lock().identity(index).map(|(id, _)| id.term)
+        self.lock().known(index).map(|(id, _)| id.term)
     }
 
     /// One entry; `None`: compacted away, not written, or damaged since it was.

@@ -12,7 +12,12 @@
 //!   durable;
 //! * otherwise corrupt: a write that was torn cannot look so.
 //!
-//! Corrupt is never cut: that could lose what was acknowledged. The kept end of the log is
+//! Corrupt is never cut: that could lose what was acknowledged. When others hold copies, the
+//! batch is read as far as it goes and its damaged entries are kept by name (`salvage.rs`),
+//! until `Log::repair` brings them back; where names are lost, that is the result. A node
+//! alone has nobody to ask and refuses.
+//!
+//! The kept end of the log is
 //! written and synced again before it counts, because after a kill it may be in the page
 //! cache alone.
 
@@ -22,11 +27,12 @@ use std::sync::Arc;
 
 use super::disk::{Disk, FileKind};
 use super::error::StoreError;
-use super::frame::Frames;
+use super::frame::{self, Frames};
 use super::hard_state::Saved;
 use super::log::{Active, Known};
 use super::map::{AppendMap, Appender};
-use super::reader::{Place, Places};
+use super::reader::{Damaged, Place, Places};
+use super::salvage::{self, Lost, Walked};
 use super::segment::{
     ALIGN, BATCH, BatchHeader, HEADER, SEAL_ROOM, SegmentHeader, path_of, sequence_of,
 };
@@ -55,6 +61,38 @@ pub(super) struct Found {
     /// Newest term and vote named by a batch.
     pub(super) batch_state: HardState,
     pub(super) cut: Option<String>,
+    /// Others hold copies.
+    repairable: bool,
+    /// Number and first position of the segment that is being read.
+    reading: (u64, u64),
+    doubt: Option<Doubt>,
+}
+
+/// The end of what was read so far has to be confirmed by what follows it.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    first: Index,
+    /// As in [`Found::reading`].
+    segment: (u64, u64),
+    need: Need,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Need {
+    /// A chain that continues from the last entry.
+    Chain,
+    /// The same term as that of the last entry: then those without headers have it, too.
+    Term,
+    /// Any entry: the chain of the last one is lost, so nothing new could continue it.
+    Entry,
+}
+
+/// What recovery comes to.
+pub(super) enum Outcome {
+    /// All names are known.
+    Known(Found),
+    /// Some are lost.
+    Lost(Lost),
 }
 
 /// Where the batches of a segment end.
@@ -66,59 +104,26 @@ struct End {
     proven: u64,
 }
 
-/// Reads the log in `dir`.
+/// Reads the log in `dir`. What is corrupt is an error unless others hold copies.
 ///
 /// # Errors
 /// `Corrupt`, `Foreign`, `Io`.
-pub(super) fn recover(disk: &dyn Disk, dir: &Path, saved: &Saved) -> Result<Found, StoreError> {
-    let mut found = Found::default();
-    let sequences = tidy(disk, dir)?;
-    let newest = sequences.last().copied();
-    for sequence in sequences {
-        let path = path_of(dir, sequence);
-        let map = open_segment(disk, &path)?;
-        let header = check_header(&map, sequence, saved)?;
-        if !found.segments.is_empty() && header.base != found.next_position {
-            return Err(corrupt(map.name(), 56, "it does not begin where the one before ends"));
+pub(super) fn recover(
+    disk: &dyn Disk,
+    dir: &Path,
+    saved: &Saved,
+    repairable: bool,
+) -> Result<Outcome, StoreError> {
+    let mut found = Found { repairable, ..Found::default() };
+    match found.read(disk, dir, saved) {
+        Ok(()) => Ok(Outcome::Known(found)),
+        Err(error @ StoreError::Corrupt { .. }) if repairable => {
+            let doubt = found.doubt.map_or(found.reading, |doubt| doubt.segment);
+            let (sequence, position) = doubt.min(found.reading);
+            Ok(Outcome::Lost(Lost { sequence, position, term: found.batch_state.term, error }))
         }
-        found.next_segment(&header, &map, saved)?;
-        found.next_sequence = sequence + 1;
-        found.next_position = header.base + map.len();
-        let number = found.next_number;
-        let end = found.scan(&map, &header, number)?;
-        found.next_number += 1;
-        // Behind the seal there is only padding: when the segment after this one was removed
-        // because nothing was in it, its first position is still the one that was durable.
-        found.end = if end.sealed { found.next_position } else { header.base + end.at };
-        if Some(sequence) != newest {
-            if !end.sealed {
-                return Err(corrupt(map.name(), end.at, "a sealed segment ends early"));
-            }
-            found.keep(header, Arc::new(map), number);
-        } else if end.sealed {
-            // The seal may be in the cache alone, after a sync of it that failed.
-            let proven = end.proven.max(saved.durable);
-            let (appender, from) = rewrite(map, &header, proven, end.at)?;
-            appender.map().sync(from, (end.at - from).max(1))?;
-            found.keep(header, appender.map().clone(), number);
-        } else {
-            found.finish_newest(disk, dir, saved, (header, map, number), &end)?;
-        }
+        Err(error) => Err(error),
     }
-    // Before the record of the installation that superseded them is cleared: without it they
-    // would contradict what follows them. Oldest first, so that no gap is ever left.
-    for segment in std::mem::take(&mut found.superseded) {
-        disk.remove(&path_of(dir, segment.header.sequence))?;
-        disk.sync_dir(dir)?;
-    }
-    if found.end < saved.durable {
-        return Err(corrupt(
-            &dir.display().to_string(),
-            found.end,
-            &format!("the log was durable up to position {}", saved.durable),
-        ));
-    }
-    Ok(found)
 }
 
 /// Segments without the hard state that was made before them: term and vote are lost, and a
@@ -137,7 +142,7 @@ pub(super) fn refuse_without_hard_state(disk: &dyn Disk, dir: &Path) -> Result<(
     Ok(())
 }
 
-/// Removes drafts, and lists the segments, which must follow each other.
+/// Removes drafts, and lists the segments.
 fn tidy(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, StoreError> {
     let mut sequences = Vec::new();
     for name in disk.list(dir)? {
@@ -148,17 +153,10 @@ fn tidy(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, StoreError> {
         }
     }
     sequences.sort_unstable();
-    match sequences.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
-        None => Ok(sequences),
-        Some(pair) => Err(corrupt(
-            &dir.display().to_string(),
-            0,
-            &format!("the segment after number {:x} is missing", pair[0]),
-        )),
-    }
+    Ok(sequences)
 }
 
-fn open_segment(disk: &dyn Disk, path: &Path) -> Result<AppendMap, StoreError> {
+pub(super) fn open_segment(disk: &dyn Disk, path: &Path) -> Result<AppendMap, StoreError> {
     match disk.open(path, FileKind::Log, 0)? {
         Some(region) => Ok(AppendMap::sealed(region)),
         None => Err(corrupt(&path.display().to_string(), 0, "vanished while it was opened")),
@@ -190,6 +188,76 @@ fn check_header(
 }
 
 impl Found {
+    fn read(&mut self, disk: &dyn Disk, dir: &Path, saved: &Saved) -> Result<(), StoreError> {
+        let sequences = tidy(disk, dir)?;
+        let newest = sequences.last().copied();
+        for sequence in sequences {
+            let path = path_of(dir, sequence);
+            self.reading = (sequence, self.next_position);
+            if self.next_number > 0 && sequence != self.next_sequence {
+                // From the gap on nothing can be trusted.
+                self.reading.0 = self.next_sequence;
+                let why = format!("the segment before number {sequence:x} is missing");
+                return Err(corrupt(&dir.display().to_string(), 0, &why));
+            }
+            let map = open_segment(disk, &path)?;
+            let header = check_header(&map, sequence, saved)?;
+            if !self.segments.is_empty() && header.base != self.next_position {
+                return Err(corrupt(map.name(), 56, "it does not begin where the one before ends"));
+            }
+            self.next_segment(&header, &map, saved)?;
+            let number = self.next_number;
+            self.next_number += 1;
+            let tail = (Some(sequence) == newest).then_some(saved);
+            let end = self.scan(&map, &header, number, tail)?;
+            self.next_sequence = sequence + 1;
+            self.next_position = header.base + map.len();
+            // Behind the seal there is only padding: when the segment after this one was removed
+            // because nothing was in it, its first position is still the one that was durable.
+            self.end = if end.sealed { self.next_position } else { header.base + end.at };
+            if tail.is_none() {
+                self.keep(header, Arc::new(map), number);
+                continue;
+            }
+            self.settle(&map)?;
+            if end.sealed {
+                // The seal may be in the cache alone, after a sync of it that failed.
+                let proven = end.proven.max(saved.durable);
+                let (appender, from) = rewrite(map, &header, proven, end.at)?;
+                appender.map().sync(from, (end.at - from).max(1))?;
+                self.keep(header, appender.map().clone(), number);
+            } else {
+                self.finish_newest(disk, dir, saved, (header, map, number), &end)?;
+            }
+        }
+        // Before the record of the installation that superseded them is cleared: without it they
+        // would contradict what follows them. Oldest first, so that no gap is ever left.
+        for segment in std::mem::take(&mut self.superseded) {
+            disk.remove(&path_of(dir, segment.header.sequence))?;
+            disk.sync_dir(dir)?;
+        }
+        if self.end < saved.durable {
+            self.reading = (self.next_sequence, self.end);
+            return Err(corrupt(
+                &dir.display().to_string(),
+                self.end,
+                &format!("the log was durable up to position {}", saved.durable),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Nothing follows any more that could confirm what is in doubt.
+    fn settle(&self, map: &AppendMap) -> Result<(), StoreError> {
+        match self.doubt {
+            None => Ok(()),
+            Some(doubt) => {
+                let why = format!("nothing confirms the entries from {} on", doubt.first);
+                Err(corrupt(map.name(), 0, &why))
+            }
+        }
+    }
+
     fn keep(&mut self, header: SegmentHeader, map: Arc<AppendMap>, number: u32) {
         self.places.segments.insert(number, map.clone());
         self.segments.push(Known { header, map, number });
@@ -204,16 +272,20 @@ impl Found {
         saved: &Saved,
     ) -> Result<(), StoreError> {
         let first = self.segments.is_empty();
-        let continues = self.places.identity(header.prev.index);
         // The maps of earlier segments answer only for entries in kept segments.
-        if !first && continues == Some((header.prev, header.prev_chain)) {
+        if !first && self.confirms(header) {
             return Ok(());
         }
         let compacting = header.prev.index < self.places.base.index;
-        if first || compacting || saved.install.is_some() {
+        if first || compacting || header.anew || saved.install.is_some() {
+            let chain = header.prev_chain.ok_or_else(|| {
+                corrupt(map.name(), 80, "the chain of the entry before the first is lost")
+            })?;
             self.places.base = header.prev;
-            self.places.base_chain = header.prev_chain;
+            self.places.base_chain = chain;
             self.places.places.clear();
+            self.places.damaged.clear();
+            self.doubt = None;
             self.runs.clear();
             self.configs.clear();
             for segment in &self.segments {
@@ -225,81 +297,283 @@ impl Found {
         Err(corrupt(map.name(), 64, "the segment does not continue the one before"))
     }
 
-    /// Reads batches until the first spot that is not one.
+    /// Does the segment continue the log? It also names the entry before it once more, which
+    /// may be damaged.
+    fn confirms(&mut self, header: &SegmentHeader) -> bool {
+        let index = header.prev.index;
+        let Some((id, chain)) = self.places.known(index) else { return false };
+        let same = chain.is_none() || header.prev_chain.is_none() || chain == header.prev_chain;
+        if id != header.prev || !same {
+            return false;
+        }
+        if let Some(damaged) = self.places.damaged.get_mut(&index) {
+            damaged.chain = damaged.chain.or(header.prev_chain);
+        }
+        if index == self.places.last() {
+            self.doubt = None;
+        }
+        true
+    }
+
+    /// Reads batches until the first spot that is not one, nor a damaged one of which all
+    /// names are known. `saved`: this is the newest segment, which may end in a torn batch.
     fn scan(
         &mut self,
         map: &AppendMap,
         header: &SegmentHeader,
         number: u32,
+        saved: Option<&Saved>,
     ) -> Result<End, StoreError> {
-        let mut end = End { at: HEADER, sealed: false, proven: header.base };
-        let (mut prev, mut chain) = (header.prev, header.prev_chain);
+        let end = End { at: HEADER, sealed: false, proven: header.base };
+        let (prev, chain) = (header.prev, header.prev_chain);
+        let mut scan = Scan { map, header, number, saved, end, prev, chain };
         loop {
-            let start = end.at.next_multiple_of(ALIGN);
-            let Some(batch) = map
-                .bytes(start, BATCH)
-                .and_then(|bytes| BatchHeader::decode(bytes, header.salt, header.base + start))
-            else {
-                return Ok(end);
+            let start = scan.end.at.next_multiple_of(ALIGN);
+            let batch = scan.batch(start);
+            if let Some((batch, _)) = batch
+                && batch.is_seal()
+            {
+                scan.end.at = start + BATCH as u64;
+                scan.end.sealed = true;
+                return Ok(scan.end);
+            }
+            let whole = match batch {
+                Some((batch, frames)) => self.take(&mut scan, start, &batch, frames)?,
+                None => false,
             };
-            let frames_at = start + BATCH as u64;
-            let len = usize::try_from(batch.bytes).unwrap_or(usize::MAX);
-            let Some(frames) = map.bytes(frames_at, len) else { return Ok(end) };
-            if batch.is_seal() {
-                end.at = frames_at;
-                end.sealed = true;
-                return Ok(end);
+            if !whole && !self.damage(&mut scan, start)? {
+                return Ok(scan.end);
             }
-            // Within a segment a batch continues what the segment holds so far, or replaces
-            // the end of it.
-            if batch.first.0.checked_sub(1) != Some(prev.index.0) {
-                let before = batch.first.prev();
-                let known = if batch.first == Index(0) {
-                    None
-                } else if before == header.prev.index {
-                    Some((header.prev, header.prev_chain))
-                } else {
-                    self.identity_in(before, map, number)
-                };
-                let Some(found) = known else {
-                    return Err(corrupt(map.name(), start, "a batch leaves a hole in the log"));
-                };
-                (prev, chain) = found;
+        }
+    }
+
+    /// Adds a batch that is whole; `false`: it is not.
+    fn take(
+        &mut self,
+        scan: &mut Scan<'_>,
+        start: u64,
+        batch: &BatchHeader,
+        frames: &[u8],
+    ) -> Result<bool, StoreError> {
+        if batch.is_repair() {
+            if !whole_copies(frames, batch.count) {
+                return Ok(false);
             }
-            let Some(entries) = whole(frames, &batch, prev, chain) else { return Ok(end) };
-            self.forget(batch.first);
-            for entry in &entries {
-                let at = (frames_at + entry.at) / 8;
-                let eighths = u32::try_from(at)
-                    .map_err(|_| corrupt(map.name(), start, "a frame lies beyond its segment"))?;
-                self.places.places.push_back(Place { segment: number, eighths });
-                self.remember(entry);
+            self.mend(scan, start, frames)?;
+        } else if !batch.is_mark() {
+            self.go_before(scan, batch.first, start)?;
+            let Some(entries) = whole(frames, batch, scan.prev, scan.chain) else {
+                return Ok(false);
+            };
+            self.add(scan, start, batch.first, Walked { entries, resynced: false })?;
+        }
+        self.pass(scan, start, batch);
+        Ok(true)
+    }
+
+    /// Behind a batch whose header is valid.
+    fn pass(&mut self, scan: &mut Scan<'_>, start: u64, batch: &BatchHeader) {
+        let state = HardState { term: batch.term, vote: batch.vote };
+        if state.term >= self.batch_state.term {
+            self.batch_state = state;
+        }
+        scan.end.proven = scan.end.proven.max(batch.synced);
+        scan.end.at = start + BATCH as u64 + u64::from(batch.bytes);
+    }
+
+    /// Within a segment a batch continues what the segment holds so far, or replaces the end
+    /// of it.
+    fn go_before(&self, scan: &mut Scan<'_>, first: Index, at: u64) -> Result<(), StoreError> {
+        if first.0.checked_sub(1) == Some(scan.prev.index.0) {
+            return Ok(());
+        }
+        let before = first.prev();
+        let known = if first == Index(0) {
+            None
+        } else if before == scan.header.prev.index {
+            Some((scan.header.prev, scan.header.prev_chain))
+        } else {
+            self.known_in(before, scan)
+        };
+        match known {
+            Some(found) => {
+                (scan.prev, scan.chain) = found;
+                Ok(())
             }
-            if let Some(last) = entries.last() {
-                (prev, chain) = (last.id, last.chain);
-            }
-            let state = HardState { term: batch.term, vote: batch.vote };
-            if state.term >= self.batch_state.term {
-                self.batch_state = state;
-            }
-            end.proven = end.proven.max(batch.synced);
-            end.at = frames_at + u64::from(batch.bytes);
+            None => Err(corrupt(scan.map.name(), at, "a batch leaves a hole in the log")),
         }
     }
 
     /// Term and chain of an entry that an earlier batch of this scan, or an earlier segment,
     /// holds. The segment being scanned is not among the kept ones yet.
-    fn identity_in(&self, index: Index, map: &AppendMap, number: u32) -> Option<(LogId, u64)> {
+    fn known_in(&self, index: Index, scan: &Scan<'_>) -> Option<(LogId, Option<u64>)> {
         match self.places.place(index) {
-            Some(place) if place.segment == number => {
-                let rest = map.bytes(u64::from(place.eighths) * 8, super::frame::HEADER)?;
-                let len = u32::from_le_bytes(*rest.get(4..)?.first_chunk()?);
-                let size = super::frame::size_of(usize::try_from(len).ok()?);
-                let bytes = map.bytes(u64::from(place.eighths) * 8, size)?;
-                super::frame::decode(bytes).ok().map(|frame| (frame.id, frame.chain))
+            Some(place)
+                if place.segment == scan.number && !self.places.damaged.contains_key(&index) =>
+            {
+                let rest = scan.map.bytes(u64::from(place.eighths) * 8, frame::HEADER)?;
+                frame::head(rest).ok().map(|head| (head.id, Some(head.chain)))
             }
-            _ => self.places.identity(index),
+            _ => self.places.known(index),
         }
+    }
+
+    /// Adds the entries of a batch in place of whatever was there and after it.
+    fn add(
+        &mut self,
+        scan: &mut Scan<'_>,
+        start: u64,
+        first: Index,
+        walked: Walked,
+    ) -> Result<(), StoreError> {
+        self.forget(first);
+        for entry in &walked.entries {
+            let headless = entry.chain.is_none();
+            if let Some(doubt) = self.doubt {
+                let confirmed = match doubt.need {
+                    Need::Chain => !headless,
+                    Need::Term => {
+                        if headless {
+                            entry.term_known
+                        } else {
+                            entry.id.term == scan.prev.term
+                        }
+                    }
+                    Need::Entry => true,
+                };
+                if confirmed {
+                    self.doubt = None;
+                } else if !(headless && matches!(doubt.need, Need::Term)) {
+                    let why = format!("the names of entries from {} on are lost", doubt.first);
+                    return Err(corrupt(scan.map.name(), start, &why));
+                }
+            }
+            if headless {
+                let need = if entry.term_known { Need::Entry } else { Need::Term };
+                let (first, segment) = (entry.id.index, self.reading);
+                let doubt = Doubt { first, segment, need };
+                self.doubt = Some(Doubt { need, ..self.doubt.unwrap_or(doubt) });
+            }
+            self.push(scan, start, entry)?;
+        }
+        if walked.resynced {
+            let first = walked.entries.iter().find(|entry| entry.chain.is_none());
+            let first = first.map_or(first_of(&walked.entries), |entry| entry.id.index);
+            self.doubt = Some(Doubt { first, segment: self.reading, need: Need::Chain });
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, scan: &mut Scan<'_>, start: u64, entry: &Held) -> Result<(), StoreError> {
+        let place = scan.place(start, entry.at)?;
+        self.places.places.push_back(place);
+        if let Some(damaged) = entry.bad {
+            self.places.damaged.insert(entry.id.index, damaged);
+        }
+        self.remember(entry);
+        (scan.prev, scan.chain) = (entry.id, entry.chain);
+        Ok(())
+    }
+
+    /// Takes copies of damaged entries, which were proven to be that when they were written.
+    fn mend(&mut self, scan: &Scan<'_>, start: u64, frames: &[u8]) -> Result<(), StoreError> {
+        let mut at = 0;
+        while let Some(head) = frames.get(at..).and_then(|rest| frame::head(rest).ok()) {
+            let index = head.id.index;
+            let damaged = self.places.damaged.get(&index);
+            let meant = damaged.is_some_and(|damaged| {
+                damaged.id == head.id && damaged.chain.is_none_or(|chain| chain == head.chain)
+            });
+            if meant
+                && let Some(bytes) = frames.get(at..at + head.size)
+                && let Ok(frame) = frame::decode(bytes)
+            {
+                if frame.kind == EntryKind::Config {
+                    self.configs.insert(index, frame.payload.to_vec());
+                }
+                self.places.mend(index, scan.place(start, at as u64)?);
+            }
+            at += head.size;
+        }
+        Ok(())
+    }
+
+    /// The spot at `start` is not a whole batch. `Ok(false)`: the log ends here.
+    fn damage(&mut self, scan: &mut Scan<'_>, start: u64) -> Result<bool, StoreError> {
+        let Scan { map, header, .. } = *scan;
+        let dirty = dirty_end(map, scan.end.at);
+        let why = match (scan.saved, dirty) {
+            (Some(_), None) => return Ok(false),
+            (Some(saved), Some(dirty)) => {
+                let proven = scan.end.proven.max(saved.durable);
+                match classify(map, header, scan.end.at, dirty, proven, saved.clean) {
+                    None => return Ok(false),
+                    Some(why) => format!("a damaged batch that is no torn tail: {why}"),
+                }
+            }
+            (None, None) if self.repairable => {
+                // Only the seal is missing, or the next segment will not fit.
+                scan.end.sealed = true;
+                return Ok(false);
+            }
+            (None, _) => "a sealed segment ends early".to_owned(),
+        };
+        let dirty = dirty.unwrap_or(start);
+        let Some((batch, frames)) = scan.batch(start) else {
+            if self.repairable && self.without_header(scan, start, dirty)? {
+                return Ok(true);
+            }
+            let why = format!("{why}; entries after {} are lost", scan.prev.index);
+            return Err(corrupt(map.name(), start, &why));
+        };
+        if batch.is_repair() {
+            if !self.repairable {
+                return Err(corrupt(map.name(), start, &why));
+            }
+            self.mend(scan, start, frames)?;
+            self.pass(scan, start, &batch);
+            return Ok(true);
+        }
+        self.go_before(scan, batch.first, start)?;
+        let before = (scan.prev, scan.chain);
+        let walked = salvage::walk(frames, (batch.first, batch.count), before, batch.term)
+            .map_err(|lost| corrupt(map.name(), start, &format!("{why}; {lost}")))?;
+        if !self.repairable {
+            let lost = names(&walked.entries);
+            let why = format!("{why}; of entries {}, {lost} cannot be read", batch.entries());
+            return Err(corrupt(map.name(), start, &why));
+        }
+        self.add(scan, start, batch.first, walked)?;
+        self.pass(scan, start, &batch);
+        Ok(true)
+    }
+
+    /// The header of the batch is lost: its frames do without when all of them are whole.
+    fn without_header(
+        &mut self,
+        scan: &mut Scan<'_>,
+        start: u64,
+        dirty: u64,
+    ) -> Result<bool, StoreError> {
+        let next = salvage::next_batch(scan.map, scan.header, start, dirty).map(|(at, _)| at);
+        let Some((frames, end)) = salvage::headless(scan.map, start, next, dirty) else {
+            return Ok(false);
+        };
+        if let Ok(head) = frame::head(frames) {
+            let index = head.id.index;
+            // At one index and term there is only one entry: the same again is a copy.
+            if self.known_in(index, scan).is_some_and(|(id, _)| id == head.id) {
+                self.mend(scan, start, frames)?;
+            } else {
+                self.go_before(scan, index, start)?;
+                let Some(entries) = run_of(frames, scan.prev, scan.chain) else {
+                    return Ok(false);
+                };
+                self.add(scan, start, index, Walked { entries, resynced: false })?;
+            }
+        }
+        scan.end.at = end;
+        Ok(true)
     }
 
     fn forget(&mut self, first: Index) {
@@ -308,6 +582,9 @@ impl Found {
             self.runs.pop();
         }
         self.configs.split_off(&first);
+        if self.doubt.is_some_and(|doubt| doubt.first >= first) {
+            self.doubt = None;
+        }
     }
 
     fn remember(&mut self, entry: &Held) {
@@ -335,7 +612,6 @@ impl Found {
         }
         let dirty = dirty_end(&map, end.at);
         if let Some(dirty) = dirty {
-            classify(&map, &header, end.at, dirty, proven, saved.clean)?;
             self.cut =
                 Some(format!("{} bytes after byte {} of {}", dirty - end.at, end.at, map.name()));
         } else if header.base + end.at < proven {
@@ -382,34 +658,94 @@ fn rewrite(
     Ok((appender, from))
 }
 
+/// A segment that is being scanned.
+struct Scan<'a> {
+    map: &'a AppendMap,
+    header: &'a SegmentHeader,
+    number: u32,
+    saved: Option<&'a Saved>,
+    end: End,
+    /// The entry that was read last, and its chain.
+    prev: LogId,
+    chain: Option<u64>,
+}
+
+impl<'a> Scan<'a> {
+    /// The header and the frames of a batch, when the header is valid.
+    fn batch(&self, start: u64) -> Option<(BatchHeader, &'a [u8])> {
+        let bytes = self.map.bytes(start, BATCH)?;
+        let batch = BatchHeader::decode(bytes, self.header.salt, self.header.base + start)?;
+        let len = usize::try_from(batch.bytes).ok()?;
+        Some((batch, self.map.bytes(start + BATCH as u64, len)?))
+    }
+
+    fn place(&self, start: u64, at: u64) -> Result<Place, StoreError> {
+        let eighths = u32::try_from((start + BATCH as u64 + at) / 8)
+            .map_err(|_| corrupt(self.map.name(), start, "a frame lies beyond its segment"))?;
+        Ok(Place { segment: self.number, eighths })
+    }
+}
+
 /// What is kept of an entry while scanning.
-struct Held {
-    id: LogId,
-    chain: u64,
+pub(super) struct Held {
+    pub(super) id: LogId,
+    /// `None`: its header is lost.
+    pub(super) chain: Option<u64>,
     /// Bytes from the first frame of its batch.
-    at: u64,
-    config: Option<Vec<u8>>,
+    pub(super) at: u64,
+    pub(super) config: Option<Vec<u8>>,
+    /// It cannot be read.
+    pub(super) bad: Option<Damaged>,
+    /// Its term is; always so when it has a header.
+    pub(super) term_known: bool,
+}
+
+fn first_of(entries: &[Held]) -> Index {
+    entries.first().map_or(Index(0), |entry| entry.id.index)
+}
+
+/// The damaged ones, for the operator.
+fn names(entries: &[Held]) -> String {
+    let damaged = entries.iter().filter(|entry| entry.bad.is_some());
+    damaged.map(|entry| entry.id.index.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// The entries of a batch, if every one of them is whole and they continue the log.
-fn whole(frames: &[u8], batch: &BatchHeader, prev: LogId, chain: u64) -> Option<Vec<Held>> {
+fn whole(frames: &[u8], batch: &BatchHeader, prev: LogId, chain: Option<u64>) -> Option<Vec<Held>> {
+    let held = run_of(frames, prev, chain)?;
+    (held.len() == usize::try_from(batch.count).ok()? && first_of(&held) == batch.first)
+        .then_some(held)
+}
+
+/// The entries of a run, one at least, if it continues the log.
+fn run_of(frames: &[u8], prev: LogId, chain: Option<u64>) -> Option<Vec<Held>> {
     let mut held: Vec<Held> = Vec::new();
     let mut at = 0;
     for frame in Frames::new(frames) {
         let frame = frame.ok()?;
-        let first = held.is_empty();
-        if first
-            && (frame.id.index != batch.first
+        if held.is_empty()
+            && (frame.id.index.0.checked_sub(1) != Some(prev.index.0)
                 || frame.id.term < prev.term
-                || !frame.continues(chain))
+                || !chain.is_none_or(|chain| frame.continues(chain)))
         {
             return None;
         }
         let config = (frame.kind == EntryKind::Config).then(|| frame.payload.to_vec());
-        held.push(Held { id: frame.id, chain: frame.chain, at, config });
+        let (id, chain) = (frame.id, Some(frame.chain));
+        held.push(Held { id, chain, at, config, bad: None, term_known: true });
         at += frame.size as u64;
     }
-    (held.len() == usize::try_from(batch.count).ok()? && !held.is_empty()).then_some(held)
+    (!held.is_empty()).then_some(held)
+}
+
+/// Are these `count` whole frames, of any indexes?
+fn whole_copies(frames: &[u8], count: u32) -> bool {
+    let (mut rest, mut found) = (frames, 0);
+    while let Ok(frame) = frame::decode(rest) {
+        rest = rest.get(frame.size..).unwrap_or_default();
+        found += 1;
+    }
+    rest.is_empty() && found == count && count > 0
 }
 
 /// The end of the last byte after `at` that is not zero; `None`: all of them are.
@@ -420,7 +756,7 @@ fn dirty_end(map: &AppendMap, at: u64) -> Option<u64> {
     Some(at + last as u64 + 1)
 }
 
-/// Torn is `Ok`, anything else is `Corrupt`. See the module.
+/// `None`: torn. Anything else says why it is corrupt. See the module.
 fn classify(
     map: &AppendMap,
     header: &SegmentHeader,
@@ -428,20 +764,19 @@ fn classify(
     dirty: u64,
     proven: u64,
     clean: bool,
-) -> Result<(), StoreError> {
+) -> Option<&'static str> {
     let start = at.next_multiple_of(ALIGN);
-    let why = if header.base + at < proven {
-        "it was durable"
+    if header.base + at < proven {
+        Some("it was durable")
     } else if clean {
-        "the last stop was clean, so nothing can be torn"
+        Some("the last stop was clean, so nothing can be torn")
     } else if later_batch(map, header, start, dirty) {
-        "a later batch proves that it was durable"
+        Some("a later batch proves that it was durable")
     } else if never_written(map, header, start, dirty) {
-        return Ok(());
+        None
     } else {
-        "no sector of it is missing, so it was not torn by a crash"
-    };
-    Err(corrupt(map.name(), start, &format!("a damaged batch that is no torn tail: {why}")))
+        Some("no sector of it is missing, so it was not torn by a crash")
+    }
 }
 
 fn later_batch(map: &AppendMap, header: &SegmentHeader, start: u64, dirty: u64) -> bool {

@@ -2,7 +2,8 @@
 //!
 //! A segment is filled with zeros and made durable before it gets its name, so that an
 //! append never waits for the file system's own records, and so that zeros mean "never
-//! written". Its header, little-endian, in the first 4096 bytes:
+//! written". Its header, little-endian, in the first 4096 bytes, and once more 2048 bytes
+//! later, so that one bad sector does not lose a segment:
 //!
 //! | bytes  | field | meaning |
 //! |--------|-------|---------|
@@ -13,6 +14,7 @@
 //! | 48..64 | sequence, base | number of the file; log position of its first byte |
 //! | 64..88 | term, index, chain | of the entry before the first one here |
 //! | 88..96 | salt | drawn once; keys the checksums of batch headers |
+//! | 96..104 | flags | 1: the chain is not known, 2: the log begins anew here |
 //!
 //! A batch is what one sync made durable: a header of 80 bytes at a multiple of 64, then
 //! frames. The gap before it is filled with `0xFF`, so that no part of a batch inside a
@@ -29,8 +31,12 @@
 //! | 32..40 | first | index of the first frame |
 //! | 40..48 | commit | known then |
 //! | 48..64 | term, vote | the node's, as a second record of both |
-//! | 64..68 | flags | 2: seal, the last batch of its segment |
+//! | 64..68 | flags | 1: repair, 2: seal, 4: mark |
 //! | 68..80 | zero | |
+//!
+//! A *repair* replaces single damaged entries, each frame that of its own index, and leaves
+//! what follows them. A *mark* is empty: it says only how far the log is durable. A *seal* is
+//! the empty last batch of its segment.
 
 use std::path::{Path, PathBuf};
 
@@ -51,7 +57,15 @@ pub(super) const SEAL_ROOM: u64 = BATCH as u64 + ALIGN;
 const MAGIC: [u8; 8] = *b"MMAPDLOG";
 const VERSION: u32 = 1;
 const COVERED: usize = 128;
+/// Where the second copy of the header is.
+const COPY: usize = 2048;
+const CHAIN_LOST: u64 = 1;
+const ANEW: u64 = 2;
 const BATCH_MAGIC: [u8; 4] = *b"BTCH";
+/// Replaces damaged entries, and nothing behind them.
+pub(super) const REPAIR: u32 = 1;
+/// Proves what is before it, and holds nothing.
+pub(super) const MARK: u32 = 4;
 /// The last batch of its segment.
 pub(super) const SEAL: u32 = 2;
 
@@ -62,8 +76,11 @@ pub(super) struct SegmentHeader {
     pub(super) sequence: u64,
     pub(super) base: u64,
     pub(super) prev: LogId,
-    pub(super) prev_chain: u64,
+    /// `None`: that entry was damaged, header and all, when this segment was begun.
+    pub(super) prev_chain: Option<u64>,
     pub(super) salt: u64,
+    /// The log was reset: no earlier segment counts.
+    pub(super) anew: bool,
 }
 
 /// What the header of a batch says.
@@ -107,6 +124,13 @@ impl SegmentHeader {
         out[0..8].copy_from_slice(&MAGIC);
         out[8..12].copy_from_slice(&VERSION.to_le_bytes());
         out[16..32].copy_from_slice(&self.identity.cluster.to_le_bytes());
+        let mut flags = 0;
+        if self.prev_chain.is_none() {
+            flags |= CHAIN_LOST;
+        }
+        if self.anew {
+            flags |= ANEW;
+        }
         let numbers = [
             self.identity.node.0,
             self.identity.incarnation,
@@ -114,19 +138,27 @@ impl SegmentHeader {
             self.base,
             self.prev.term.0,
             self.prev.index.0,
-            self.prev_chain,
+            self.prev_chain.unwrap_or_default(),
             self.salt,
+            flags,
         ];
         for (number, at) in numbers.iter().zip((32..).step_by(8)) {
             out[at..at + 8].copy_from_slice(&number.to_le_bytes());
         }
         let crc = crc32c::crc32c(&out[16..COVERED]);
         out[12..16].copy_from_slice(&crc.to_le_bytes());
+        let first = out.clone();
+        out.resize(COPY, 0);
+        out.extend_from_slice(&first);
         out
     }
 
-    /// Total: any bytes give a header or nothing.
+    /// Total: any bytes give a header or nothing. `bytes` are the first page.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        Self::decode_copy(bytes).or_else(|| Self::decode_copy(bytes.get(COPY..)?))
+    }
+
+    fn decode_copy(bytes: &[u8]) -> Option<Self> {
         let covered = bytes.get(16..COVERED)?;
         if bytes.first_chunk() != Some(&MAGIC)
             || half(bytes, 8)? != VERSION
@@ -135,6 +167,7 @@ impl SegmentHeader {
             return None;
         }
         let cluster = u128::from_le_bytes(*bytes.get(16..)?.first_chunk()?);
+        let flags = word(bytes, 96)?;
         Some(Self {
             identity: Identity {
                 cluster,
@@ -144,8 +177,9 @@ impl SegmentHeader {
             sequence: word(bytes, 48)?,
             base: word(bytes, 56)?,
             prev: LogId { term: Term(word(bytes, 64)?), index: Index(word(bytes, 72)?) },
-            prev_chain: word(bytes, 80)?,
+            prev_chain: Some(word(bytes, 80)?).filter(|_| flags & CHAIN_LOST == 0),
             salt: word(bytes, 88)?,
+            anew: flags & ANEW != 0,
         })
     }
 
@@ -214,6 +248,20 @@ impl BatchHeader {
     pub(super) fn is_seal(&self) -> bool {
         self.flags & SEAL != 0
     }
+
+    pub(super) fn is_mark(&self) -> bool {
+        self.flags & MARK != 0 && self.bytes == 0 && self.count == 0
+    }
+
+    /// Its first and last index, for messages.
+    pub(super) fn entries(&self) -> String {
+        let last = self.first.0.saturating_add(u64::from(self.count)).saturating_sub(1);
+        format!("{}..={last}", self.first)
+    }
+
+    pub(super) fn is_repair(&self) -> bool {
+        self.flags & REPAIR != 0
+    }
 }
 
 #[cfg(test)]
@@ -227,8 +275,9 @@ mod tests {
             sequence: 3,
             base: 1 << 20,
             prev: LogId { term: Term(4), index: Index(99) },
-            prev_chain: 5,
+            prev_chain: Some(5),
             salt: 6,
+            anew: true,
         };
         let bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), Some(header));
@@ -255,7 +304,8 @@ mod tests {
         for bit in 0..COVERED * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(SegmentHeader::decode(&bad), None, "bit {bit}");
+            assert_eq!(SegmentHeader::decode_copy(&bad), None, "bit {bit}");
+            assert_eq!(SegmentHeader::decode(&bad), Some(header), "the copy stands in");
         }
     }
 }

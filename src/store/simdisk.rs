@@ -474,9 +474,19 @@ impl Disk for SimDisk {
             let missing = io::Error::from(io::ErrorKind::NotFound);
             return Err(StoreError::io("rename", from.display().to_string())(missing));
         }
-        let op = NameOp::Rename(from.to_owned(), to.to_owned());
-        op.apply(&mut state.names);
-        state.pending.push(op);
+        let from_dir = super::disk::parent(from);
+        if from_dir == super::disk::parent(to) {
+            let op = NameOp::Rename(from.to_owned(), to.to_owned());
+            op.apply(&mut state.names);
+            state.pending.push(op);
+        } else if let Some(inode) = state.names.get(from).cloned() {
+            // The two directories reach the disk one without the other.
+            let ops = [NameOp::Create(to.to_owned(), inode), NameOp::Remove(from.to_owned())];
+            for op in ops {
+                op.apply(&mut state.names);
+                state.pending.push(op);
+            }
+        }
         Ok(())
     }
 

@@ -15,7 +15,11 @@ impl Sim {
         let options = OpenOptions {
             fresh: Identity { cluster: 7, node: it.id, incarnation: seed | 1 },
             members,
-            log: LogOptions { dir: "/log".into(), segment_bytes: self.plan.segment_bytes },
+            log: LogOptions {
+                dir: "/log".into(),
+                segment_bytes: self.plan.segment_bytes,
+                repairable: true,
+            },
             db: db_options(),
             raft,
         };
