@@ -12,7 +12,7 @@ mod transcript;
 
 use std::path::Path;
 
-use http::Server;
+use http::{Connection, Server};
 use mmapd::config::Config;
 
 macro_rules! transcripts {
@@ -39,7 +39,7 @@ macro_rules! transcripts {
 }
 
 transcripts! {
-    conditions connections content_types framing in_flight keys legacy list list_cursors
+    compact conditions connections content_types framing in_flight keys legacy list list_cursors
     one_key parameters probes quota raft_routes reads request_ids routes slow_body slow_head
     slow_idle values
 }
@@ -193,4 +193,88 @@ fn a_full_database_still_reads_and_deletes() {
     assert_eq!(server.ask("DELETE", "/v1/keys/a").status(), 200);
     assert_eq!(server.ask("GET", "/v1/keys/a").status(), 404);
     assert_eq!(server.ask("GET", "/readyz").status(), 200);
+}
+
+/// Fill, delete, compact while somebody writes: the file gets short, and nothing is lost.
+#[test]
+fn a_compaction_gives_space_back_while_writes_go_on() {
+    let mut config = Config::default();
+    config.storage.checkpoint_interval = std::time::Duration::from_millis(100);
+    let server = Server::start(config);
+    let value = vec![b'v'; 512 << 10];
+    for n in 0..120 {
+        assert_eq!(put(&mut server.connect(), &format!("big/{n}"), &value), 201);
+    }
+    let size = |server: &Server| server.json("/v1/status")["db_size_bytes"].as_u64();
+    let full = 60 << 20;
+    wait("a checkpoint that makes the file grow", || size(&server) >= Some(full));
+    for n in 0..118 {
+        assert_eq!(server.ask("DELETE", &format!("/v1/keys/big/{n}")).status(), 200);
+    }
+    let compact = || server.ask("POST", "/v1/admin/compact");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (written, replies) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let (mut connection, mut written) = (server.connect(), 0);
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let status = put(&mut connection, &format!("small/{written}"), b"here");
+                assert_eq!(status, 201);
+                written += 1;
+            }
+            written
+        });
+        let both: Vec<_> = (0..2).map(|_| scope.spawn(compact)).collect();
+        let mut replies: Vec<_> =
+            both.into_iter().map(|one| one.join().expect("it ends")).collect();
+        replies.push(compact());
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        (writer.join().expect("it writes"), replies)
+    });
+    for reply in &replies {
+        let text = String::from_utf8_lossy(&reply.body);
+        match reply.status() {
+            200 => {}
+            409 => assert!(text.contains("\"code\":\"conflict\""), "{text}"),
+            other => panic!("{other}: {text}"),
+        }
+    }
+    let first = replies.iter().find(|reply| reply.status() == 200).expect("one was first");
+    let body: serde_json::Value = serde_json::from_slice(&first.body).expect("JSON");
+    let number = |name: &str| body[name].as_u64().expect("a number");
+    assert!(number("before_bytes") >= full && number("after_bytes") <= 32 << 20, "{body}");
+    assert!(number("live_bytes") <= number("after_bytes") && number("revision") > 0, "{body}");
+    assert!(body["duration_ms"].is_u64(), "{body}");
+    wait("the status that says so", || size(&server) <= Some(32 << 20));
+    assert!(written > 0);
+    for n in 0..written {
+        assert_eq!(server.ask("GET", &format!("/v1/keys/small/{n}")).body, b"here", "{n}");
+    }
+    for n in 0..120 {
+        let reply = server.ask("GET", &format!("/v1/keys/big/{n}"));
+        let found = (reply.status(), reply.body.len());
+        assert_eq!(found.0, if n < 118 { 404 } else { 200 });
+        assert!(n < 118 || found.1 == value.len());
+    }
+    let text = String::from_utf8(server.ask("GET", "/metrics").body).expect("text");
+    assert!(text.contains("mmapd_db_compactions_total{outcome=\"done\"}"), "{text}");
+}
+
+/// Stores a value; answers the status.
+fn put(connection: &mut Connection, key: &str, value: &[u8]) -> u16 {
+    let head = format!(
+        "PUT /v1/keys/{key} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        value.len()
+    );
+    connection.send(head.as_bytes());
+    connection.send(value);
+    connection.reply(false).expect("an answer").status()
+}
+
+/// Asks until it is so.
+fn wait(what: &str, so: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !so() {
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "no {what}");
+        std::thread::yield_now();
+    }
 }

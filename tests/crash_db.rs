@@ -127,6 +127,10 @@ impl Disk for Recorder {
         self.inner.sync_dir(dir)
     }
 
+    fn free_bytes(&self, dir: &Path) -> Option<u64> {
+        self.inner.free_bytes(dir)
+    }
+
     fn lock(&self, path: &Path) -> Result<Box<dyn Send + Sync>, StoreError> {
         self.inner.lock(path)
     }

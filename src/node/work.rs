@@ -10,7 +10,7 @@ use crate::peers::Way;
 use crate::raft::message::SnapshotMeta;
 use crate::raft::types::{LogId, NodeId, Term};
 use crate::store::{
-    CheckpointDone, CheckpointJob, Db, PinnedCheckpoint, StoreError, SyncJob, Synced,
+    CheckpointDone, CheckpointJob, Db, HeapPages, PinnedCheckpoint, StoreError, SyncJob, Synced,
 };
 use crate::wire::Packet;
 
@@ -148,6 +148,8 @@ pub struct Shipment {
 pub enum Garbage {
     /// A database whose place was taken.
     Db(Box<Db>),
+    /// What a checkpoint wrote.
+    Pages(HeapPages),
 }
 
 /// What the shell must do after a turn. All of it may be done in any order and on any

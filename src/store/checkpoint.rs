@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use super::db::{Db, Kept, Snapshot};
 use super::error::{StoreError, is_no_space};
-use super::map::{FileWriter, PAGE};
+use super::map::{FileWriter, HeapPages, PAGE};
 use super::meta::{BitmapRun, Meta};
 use super::pace::{Pace, Paced, Unpaced, WRITE};
 use super::page::{self, Kind, View};
@@ -92,9 +92,14 @@ impl Db {
             page = self.space.take(pages).ok_or_else(full)?;
         }
         let writer = self.writer.take().expect("one checkpoint at a time");
-        // Never readable through the map, and kept by the durable checkpoint.
-        self.space.untake(old.page, old.pages);
         self.bitmap = BitmapRun { page, pages, crc: 0 };
+        if self.bitmap_in_place && old.pages == pages {
+            self.space.untake(page, pages);
+            self.bitmap.page = old.page;
+        } else {
+            // Never readable through the map, and kept by the durable checkpoint.
+            self.space.untake(old.page, old.pages);
+        }
         let bitmap = Arc::new(self.space.live().clone());
         let kept = [Some(&self.durable), self.previous.as_ref()];
         let kept = kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap));
@@ -118,13 +123,14 @@ impl Db {
         }))
     }
 
-    /// Takes note of a checkpoint that is durable.
+    /// Takes note of a checkpoint that is durable. Returns the memory that its pages had on
+    /// the heap; dropping it takes a while.
     ///
     /// # Errors
     /// None today; the signature leaves room for it.
-    pub fn finish_checkpoint(&mut self, done: CheckpointDone) -> Result<(), StoreError> {
+    pub fn finish_checkpoint(&mut self, done: CheckpointDone) -> Result<HeapPages, StoreError> {
         if done.generation != self.generation {
-            return Ok(()); // of a file that was replaced meanwhile
+            return Ok(HeapPages::default()); // of a file that was replaced meanwhile
         }
         let CheckpointDone { mut writer, dirty, kept, .. } = done;
         for (page, pages) in dirty {
@@ -142,8 +148,7 @@ impl Db {
         // A new pin for the same state: the heap pages go when readers of the old one do,
         // and not only with the next batch.
         self.renew_pin();
-        self.reclaim();
-        Ok(())
+        Ok(self.reclaim())
     }
 }
 

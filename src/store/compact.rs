@@ -33,9 +33,12 @@ use super::scan::Scan;
 use super::space::Bitmap;
 use super::tree::corrupt;
 
-/// Bytes of cells and offsets after which a page is closed: changes that follow shall not
-/// split it at once.
+/// Bytes of cells and offsets from which on a page takes no more: changes that follow shall
+/// not split it at once.
 const FILL: usize = ROOM * 9 / 10;
+
+/// Bytes of the disk that a compaction leaves to others, at least when it begins.
+const SPARE: u64 = 64 << 20;
 
 /// Where a database is written anew, before it takes the place of `path`.
 #[must_use]
@@ -53,6 +56,7 @@ pub struct CompactJob {
     options: DbOptions,
     identity: Identity,
     seq: u64,
+    live_bytes: u64,
 }
 
 impl Db {
@@ -66,6 +70,7 @@ impl Db {
             options: DbOptions { path, ..self.options.clone() },
             identity: self.identity(),
             seq: self.durable.meta.seq + 1,
+            live_bytes: self.live_bytes(),
         }
     }
 
@@ -121,8 +126,14 @@ impl CompactJob {
     /// cases the unfinished file can be removed. `Corrupt` or other `Io`; then the process
     /// must end.
     pub fn run(self, pace: &dyn Pace) -> Result<Db, StoreError> {
-        let Self { snapshot, disk, options, identity, seq } = self;
+        let Self { snapshot, disk, options, identity, seq, live_bytes } = self;
         discard(&*disk, &options.path)?;
+        // The log and the old file need room meanwhile, more than the copy does.
+        let needed = live_bytes + live_bytes / 4 + SPARE;
+        if disk.free_bytes(&parent(&options.path)).is_some_and(|free| free < needed) {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(StoreError::io("create", options.path.display().to_string())(full));
+        }
         let region = disk.create(&options.path, FileKind::Db, options.map_max)?;
         let writer = PageMap::open(region, std::iter::empty());
         let step = (options.grow_step / PAGE as u64).max(1);
@@ -166,7 +177,7 @@ impl Open {
     }
 
     fn takes(&self, cell: &[u8]) -> bool {
-        self.cells.is_empty() || self.used + cell.len() + 2 <= FILL
+        self.used < FILL && self.used + cell.len() + 2 <= ROOM
     }
 
     fn push(&mut self, cell: Vec<u8>) {
@@ -364,15 +375,17 @@ impl<'a> NewFile<'a> {
         end.max(SLOTS[1] + 1).next_multiple_of(self.step).min(capacity)
     }
 
-    /// Writes the bitmap, then, when all else is durable, the meta page.
+    /// Writes the bitmap, then, when all else is durable, the meta page, into both slots:
+    /// the loss of one must cost nothing.
     fn finish(
         &mut self,
         identity: Identity,
         roots: [Root; ROOTS],
         snapshot: &Snapshot,
     ) -> Result<(), StoreError> {
-        // One page more than the pages so far need: it has to cover itself.
-        let pages = (self.next + SLOTS[1]).div_ceil(PAGE as u64 * 8) + 1;
+        // It has to cover itself, and a hole before it.
+        let (bits, others) = (PAGE as u64 * 8, self.next + SLOTS[1]);
+        let pages = others.div_ceil(bits - 1);
         let page = self.take(pages)?;
         let bytes = self.used.to_bytes(pages);
         let bitmap = BitmapRun { page, pages, crc: crc32c::crc32c(&bytes) };
@@ -382,8 +395,10 @@ impl<'a> NewFile<'a> {
         self.out.write(page, &bytes)?;
         self.out.sync(pages)?;
         let state = snapshot.state().clone();
-        let meta = Meta { seq: self.seq, identity, pages, bitmap, roots, state };
-        self.out.write(meta.slot(), &meta.encode())?;
-        self.out.writer.sync(meta.slot() * PAGE as u64, PAGE as u64)
+        for seq in [self.seq, self.seq + 1] {
+            let meta = Meta { seq, identity, pages, bitmap, roots, state: state.clone() };
+            self.out.write(meta.slot(), &meta.encode())?;
+        }
+        self.out.writer.sync(0, (SLOTS[1] + 1) * PAGE as u64)
     }
 }

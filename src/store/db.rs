@@ -20,7 +20,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::Identity;
 use super::disk::{Disk, FileKind, parent};
 use super::error::StoreError;
-use super::map::{FileWriter, PAGE, PageMap, Pin};
+use super::map::{FileWriter, HeapPages, PAGE, PageMap, Pin};
 use super::meta::{BitmapRun, MEMBERSHIP_MAX, Meta, ROOTS, Root, SLOTS};
 use super::page::{Run, View};
 use super::scan::Scan;
@@ -106,6 +106,8 @@ pub struct Db {
     pub(super) bitmap: BitmapRun,
     /// Tells a checkpoint of this file from one of a file that was replaced.
     pub(super) generation: u64,
+    /// A planted bug.
+    pub(super) bitmap_in_place: bool,
 }
 
 /// Where the newest snapshot is found; clone it freely.
@@ -412,6 +414,7 @@ impl Db {
             durable,
             previous,
             generation: 0,
+            bitmap_in_place: false,
         }
     }
 
@@ -487,6 +490,12 @@ impl Db {
         self.space.live_pages() * PAGE as u64
     }
 
+    /// Counts how often another file took the place of this one's.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Whose database it is.
     #[must_use]
     pub fn identity(&self) -> Identity {
@@ -540,6 +549,13 @@ impl Db {
         self.space.plant_reuse(reckless);
     }
 
+    /// Plants a bug for the crash tests: the bitmap of a checkpoint is written over the one of
+    /// the checkpoint before.
+    #[doc(hidden)]
+    pub fn plant_bitmap_in_place(&mut self) {
+        self.bitmap_in_place = true;
+    }
+
     /// Publishes the newest state once more, under a pin that sees only what is there now.
     pub(super) fn renew_pin(&mut self) {
         let Snapshot { roots, state, .. } = &*self.current;
@@ -549,7 +565,7 @@ impl Db {
     }
 
     /// Hides what no snapshot reads any more, and frees what no pin can see.
-    pub(super) fn reclaim(&mut self) {
+    pub(super) fn reclaim(&mut self) -> HeapPages {
         let oldest = self.map.oldest_pin();
         while self.retired.front().is_some_and(|(pin, _)| *pin < oldest) {
             let Some((_, pages)) = self.retired.pop_front() else { break };
@@ -558,7 +574,7 @@ impl Db {
             }
         }
         let space = &mut self.space;
-        self.map.reclaim(|page, pages| space.free(page, pages));
+        self.map.reclaim(|page, pages| space.free(page, pages))
     }
 }
 
@@ -674,7 +690,7 @@ impl Txn<'_> {
         db.retired.push_back((db.current.pin.id(), batch.freed));
         db.current = Arc::new(Snapshot { pin: db.map.pin(), roots: self.roots, state });
         db.published.set(Arc::clone(&db.current));
-        db.reclaim();
+        drop(db.reclaim());
         Ok(Arc::clone(&db.current))
     }
 }

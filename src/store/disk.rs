@@ -86,6 +86,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// `Io`.
     fn sync_dir(&self, dir: &Path) -> Result<(), StoreError>;
 
+    /// Bytes that may still be written into the file system of `dir`; `None`: nobody knows.
+    fn free_bytes(&self, dir: &Path) -> Option<u64>;
+
     /// Takes the exclusive lock `path`, until the guard is dropped.
     ///
     /// # Errors
@@ -295,6 +298,11 @@ impl Disk for LinuxDisk {
         File::open(dir)
             .and_then(|dir| dir.sync_all())
             .map_err(StoreError::io("fsync", dir.display().to_string()))
+    }
+
+    fn free_bytes(&self, dir: &Path) -> Option<u64> {
+        let found = rustix::fs::statvfs(dir).ok()?;
+        found.f_bavail.checked_mul(found.f_frsize)
     }
 
     fn lock(&self, path: &Path) -> Result<Box<dyn Send + Sync>, StoreError> {

@@ -317,6 +317,11 @@ struct Heap {
     bytes: Box<[u8]>,
 }
 
+/// Heap pages that nobody can reach any more. Freeing many takes milliseconds, so that whoever
+/// gets them chooses where that happens.
+#[derive(Debug, Default)]
+pub struct HeapPages(#[expect(clippy::vec_box, reason = "they come as boxes")] Vec<Box<Heap>>);
+
 /// Pages of a database file, some of them still on the heap, read without locks.
 ///
 /// A table says of each page where it is. Reading needs a [`Pin`]; the pages it lends stay
@@ -499,9 +504,11 @@ impl PageMap {
         limbo.push_back(Limbo { newest, page, pages, heap, frees: true });
     }
 
-    /// Frees what no pin can see any more, and tells which pages that makes writable.
-    pub fn reclaim(&self, mut freed: impl FnMut(u64, u64)) {
+    /// Takes what no pin can see any more, and tells which pages that makes writable. The
+    /// memory is freed by dropping what is returned.
+    pub fn reclaim(&self, mut freed: impl FnMut(u64, u64)) -> HeapPages {
         let oldest = self.oldest_pin();
+        let mut pages = HeapPages::default();
         let mut limbo = lock(&self.limbo);
         while limbo.front().is_some_and(|entry| entry.newest < oldest) {
             let entry = limbo.pop_front().expect("looked at it");
@@ -513,8 +520,9 @@ impl PageMap {
                 }
                 freed(entry.page, entry.pages);
             }
-            release(entry.heap.into_inner());
+            pages.0.extend(release(entry.heap.into_inner()));
         }
+        pages
     }
 
     /// Copies bytes out of the file: for what is not lent as slices.
@@ -573,9 +581,11 @@ fn is_mark(heap: *mut Heap) -> bool {
     heap.addr() < align_of::<Heap>()
 }
 
-/// Frees a heap page that left the table and the reach of all pins; marks are ignored.
-fn release(heap: *mut Heap) {
-    if !is_mark(heap) {
+/// Takes back a heap page that left the table and the reach of all pins; a mark is none.
+fn release(heap: *mut Heap) -> Option<Box<Heap>> {
+    if is_mark(heap) {
+        None
+    } else {
         // SAFETY:
         // - From `Box::into_raw` in `PageMap::put`, the only place that makes such pointers.
         // - Freed once: it is called from `PageMap::reclaim` with a pointer that was swapped
@@ -587,17 +597,17 @@ fn release(heap: *mut Heap) {
         //   it: a pin made later got its number under the same mutex after that, so the
         //   swap happened before all its loads. In `drop` no pin exists, as pins hold an
         //   `Arc` of the map.
-        drop(unsafe { Box::from_raw(heap) });
+        Some(unsafe { Box::from_raw(heap) })
     }
 }
 
 impl Drop for PageMap {
     fn drop(&mut self) {
         for slot in self.pieces.iter_mut().filter_map(OnceLock::get_mut).flatten() {
-            release(*slot.get_mut());
+            drop(release(*slot.get_mut()));
         }
         for entry in self.limbo.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            release(*entry.heap.get_mut());
+            drop(release(*entry.heap.get_mut()));
         }
     }
 }

@@ -33,6 +33,7 @@ pub use disk::Disk;
 pub use error::{StoreError, is_no_space};
 pub use hard_state::PendingInstall;
 pub use log::{Log, LogOptions, Recovered, SyncJob, Synced};
+pub use map::HeapPages;
 pub use pace::{Pace, Unpaced};
 pub use reader::{Entry, LogReader};
 pub use resident::resident_bytes;

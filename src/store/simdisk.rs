@@ -522,6 +522,10 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn free_bytes(&self, _: &Path) -> Option<u64> {
+        None
+    }
+
     fn lock(&self, _: &Path) -> Result<Box<dyn Send + Sync>, StoreError> {
         Ok(Box::new(()))
     }

@@ -53,7 +53,10 @@ impl Bitmap {
 
     /// Its bytes, as whole pages.
     pub(super) fn to_bytes(&self, pages: u64) -> Vec<u8> {
-        let mut bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        // What was cleared at the end may belong to a longer file than this one.
+        let used = usize::try_from(self.end().div_ceil(64)).expect("it has so many");
+        let mut bytes: Vec<u8> =
+            self.words.iter().take(used).flat_map(|word| word.to_le_bytes()).collect();
         let len = usize::try_from(pages).expect("pages fit memory") * PAGE;
         assert!(bytes.len() <= len, "the caller made room");
         bytes.resize(len, 0);

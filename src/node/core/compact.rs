@@ -32,8 +32,8 @@ pub(super) struct Compacting<W> {
     after: Index,
     /// What the job may apply, since it is applied here.
     applied: Arc<AtomicU64>,
-    /// A snapshot was installed: another history, as far as the copy knows.
-    superseded: bool,
+    /// Of the database that is copied: when another file took its place, the copy is of no use.
+    generation: u64,
     /// The copy, when little is missing.
     copy: Option<Box<Db>>,
     path: PathBuf,
@@ -106,7 +106,7 @@ impl CompactionJob {
 
 fn checkpoint(copy: &mut Db, pace: &dyn Pace) -> Result<(), StoreError> {
     if let Some(job) = copy.begin_checkpoint()? {
-        copy.finish_checkpoint(job.run_at(pace)?)?;
+        drop(copy.finish_checkpoint(job.run_at(pace)?)?);
     }
     Ok(())
 }
@@ -125,7 +125,7 @@ impl<W> Core<W> {
             since_us: self.now.mono_us,
             after: copying.applied().index,
             applied: Arc::clone(&applied),
-            superseded: false,
+            generation: self.db.generation(),
             copy: None,
             path: copying.path().to_owned(),
         });
@@ -181,13 +181,6 @@ impl<W> Core<W> {
         }
     }
 
-    /// A snapshot took the place of the database.
-    pub(super) fn supersede_compaction(&mut self) {
-        if let Some(compacting) = &mut self.compacting {
-            compacting.superseded = true;
-        }
-    }
-
     /// Applies to the copy what is missing, twice as much as a turn applies here, and puts
     /// it in the place of the database when nothing is.
     pub(super) fn swap_compacted(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
@@ -196,7 +189,7 @@ impl<W> Core<W> {
         }
         let Some(mut compacting) = self.compacting.take() else { return Ok(()) };
         let Some(mut copy) = compacting.copy.take() else { return Ok(()) };
-        let refusal = if compacting.superseded {
+        let refusal = if compacting.generation != self.db.generation() {
             Some(NotCompacted::Superseded)
         } else {
             let upto = self.applied.0.min(copy.state().applied.index.0 + 2 * APPLY_MAX);

@@ -83,7 +83,6 @@ impl<W> Core<W> {
         };
         self.log.begin_install(PendingInstall { last: meta.last, chain })?;
         self.db.install(&path)?;
-        self.supersede_compaction();
         if self.reader.term_at(meta.last.index) != Some(meta.last.term) {
             self.log.reset(meta.last, chain)?;
         }

@@ -226,7 +226,6 @@ impl<W> Core<W> {
         let goal = self.health.rebuild_to.unwrap_or_default().max(self.applied);
         self.health.rebuild_to = Some(goal);
         self.db.published().withhold(true);
-        self.supersede_compaction();
         let kept_in = self.db.quarantine()?;
         work.measured.lost_databases.push(format!("{why}; it is kept in {}", kept_in.display()));
         self.health.stateless = self.log.first() > self.db.state().applied.index.next();

@@ -34,7 +34,7 @@ use bytes::Bytes;
 use health::Health;
 
 use super::open::Parts;
-use super::work::{Answer, Arrived, Event, Work};
+use super::work::{Answer, Arrived, Event, Garbage, Work};
 use crate::raft::Raft;
 use crate::raft::message::{
     Append, AppendSource, Effects, Input, IoToken, Message, ReadOutcome, Refusal, Replicate,
@@ -247,7 +247,8 @@ impl<W> Core<W> {
             }
             Event::Checkpointed(done) => {
                 self.checkpointing = false;
-                self.db.finish_checkpoint(done)?;
+                let pages = self.db.finish_checkpoint(done)?;
+                work.garbage.push(Garbage::Pages(pages));
                 self.compact(work)
             }
             Event::CheckpointGivenUp => {

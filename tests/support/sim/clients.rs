@@ -90,6 +90,7 @@ impl Sim {
             Wait::Operator => match answer {
                 Answer::Compacted(Ok(_)) => self.report.compactions += 1,
                 Answer::Compacted(Err(NotCompacted::Busy | NotCompacted::Superseded)) => {}
+                Answer::Compacted(Err(NotCompacted::Damaged(_))) if self.plan.rot => {}
                 other => self.wrong = Some(format!("a compaction ended in {other:?}")),
             },
             Wait::Fresh => self.fresh = matches!(answer, Answer::Written(_)),
