@@ -11,11 +11,14 @@ use crate::engines::{Engine, Key, Mmapd, Which};
 use crate::report::{spread, verdict};
 
 const BATCH: usize = 1000;
+/// A random batch of 1000 changes about 4 MiB of pages: this is as often as mmapd makes a
+/// checkpoint by itself.
+const DURABLE_EVERY: usize = 16;
 /// Bytes of a key and its value.
 const PAIR: u64 = 16 + 256;
 
 /// What is measured, the least ratio to LMDB, and the least to redb, that is wanted.
-const MEASURES: [(&str, Option<f64>, Option<f64>); 8] = [
+const MEASURES: [(&str, Option<f64>, Option<f64>); 9] = [
     ("random insert", Some(0.7), Some(1.0)),
     ("random overwrite", None, None),
     ("get, a snapshot each", Some(0.7), Some(1.0)),
@@ -23,7 +26,8 @@ const MEASURES: [(&str, Option<f64>, Option<f64>); 8] = [
     ("scan forward", None, None),
     ("scan reverse", None, None),
     ("sequential insert", Some(0.7), Some(1.0)),
-    ("random insert, writing only", None, None),
+    ("random insert without the last sync", None, None),
+    ("random overwrite, a sync every 16 batches", None, None),
 ];
 
 fn mix(n: u64) -> u64 {
@@ -57,11 +61,15 @@ fn shuffled(keys: u64, salt: u64) -> Vec<Key> {
     order.into_iter().map(random).collect()
 }
 
-/// Writes all keys in transactions of 1000; answers the seconds without and with the sync.
-fn write(engine: &mut dyn Engine, keys: &[Key], fill: u64) -> (f64, f64) {
+/// Writes all keys in transactions of 1000, and makes them durable at the end and, if asked,
+/// after every so many transactions. Answers the seconds without and with the last sync.
+fn write(engine: &mut dyn Engine, keys: &[Key], fill: u64, every: Option<usize>) -> (f64, f64) {
     let start = Instant::now();
     let mut pairs = Vec::with_capacity(BATCH);
-    for keys in keys.chunks(BATCH) {
+    for (batch, keys) in keys.chunks(BATCH).enumerate() {
+        if every.is_some_and(|every| batch > 0 && batch % every == 0) {
+            engine.sync();
+        }
         pairs.clear();
         pairs.extend(keys.iter().map(|key| (*key, [u8::try_from(fill % 256).unwrap(); 256])));
         engine.write(&pairs);
@@ -83,22 +91,23 @@ fn turn(which: Which, dir: &Path, scale: &Scale, round: u64) -> [f64; MEASURES.l
     let reads = shuffled(scale.keys, 2 * round + 1);
     let over = shuffled(scale.keys, 2 * round + 2);
     let mut engine = which.open(dir);
-    let (writing, random_insert) = write(&mut *engine, &inserts, round);
-    let (_, overwrite) = write(&mut *engine, &over, round + 1);
+    let (writing, random_insert) = write(&mut *engine, &inserts, round, None);
+    let (_, overwrite) = write(&mut *engine, &over, round + 1, None);
     engine.get_all(&reads); // the caches of all engines are warm from here on
     let each = timed(|| engine.get_each(&reads));
     let all = timed(|| engine.get_all(&reads));
     let walk = |reverse| timed(|| assert_eq!(engine.scan(reverse), scale.keys, "{which}"));
     let (forward, reverse) = (walk(false), walk(true));
+    let (_, durable) = write(&mut *engine, &reads, round + 2, Some(DURABLE_EVERY));
     drop(engine);
     std::fs::remove_dir_all(dir).unwrap();
 
     let inserts: Vec<Key> = (0..scale.keys).map(ordered).collect();
     let mut engine = which.open(dir);
-    let (_, sequential) = write(&mut *engine, &inserts, round);
+    let (_, sequential) = write(&mut *engine, &inserts, round, None);
     drop(engine);
     std::fs::remove_dir_all(dir).unwrap();
-    [random_insert, overwrite, each, all, forward, reverse, sequential, writing]
+    [random_insert, overwrite, each, all, forward, reverse, sequential, writing, durable]
 }
 
 /// Rates of all engines and their ratios.
@@ -157,11 +166,11 @@ pub(crate) fn sizes(dir: &Path, scale: &Scale) {
     for which in Which::ALL {
         let dir = dir.join(format!("size-{which}"));
         let mut engine = which.open(&dir);
-        write(&mut *engine, &inserts, 0);
+        write(&mut *engine, &inserts, 0, None);
         let file = engine.file();
         let loaded = on_disk(&file);
         for round in 1..=scale.overwrites {
-            write(&mut *engine, &shuffled(scale.keys, round), round);
+            write(&mut *engine, &shuffled(scale.keys, round), round, None);
         }
         let overwritten = on_disk(&file);
         drop(engine);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mmapd::raft::message::IoToken;
 use mmapd::raft::types::{EntryKind, Index, LogId, NodeId, Term};
 use mmapd::store::disk::{FileKind, LinuxDisk, Observer};
-use mmapd::store::{Log, LogOptions};
+use mmapd::store::{Log, LogOptions, Pace};
 use rustix::fs::{Advice, fadvise};
 
 use crate::compare::random;
@@ -196,6 +196,23 @@ fn per_append(appends: &mut Appends, history: &str) {
     }
 }
 
+/// The node's pace while its log is in use: half of the time is the log's.
+#[derive(Debug)]
+struct Halves;
+
+impl Pace for Halves {
+    fn rest(&self, took: Duration) {
+        std::thread::park_timeout(took.min(Duration::from_millis(100)));
+    }
+    fn wait_for_room(&self) -> bool {
+        false
+    }
+    fn has_room(&self) {}
+    fn is_ending(&self) -> bool {
+        false
+    }
+}
+
 /// The log's syncs while a checkpoint of at least 64 MiB is written, beside those without.
 fn beside_a_checkpoint(dir: &Path) {
     const TURNS: u64 = 6;
@@ -223,7 +240,7 @@ fn beside_a_checkpoint(dir: &Path) {
         bytes += mmapd.db.dirty_bytes();
         runs += 1;
         let job = mmapd.db.begin_checkpoint().unwrap().unwrap();
-        let job = std::thread::spawn(|| job.run());
+        let job = std::thread::spawn(|| job.run_at(&Halves));
         while !job.is_finished() {
             appends.append(1);
         }
