@@ -62,6 +62,14 @@ impl CheckpointDone {
 }
 
 impl Db {
+    /// Bytes of pages that are free and still readable by somebody. While a checkpoint is
+    /// written it holds its snapshot, so that this grows with every batch, in memory and in
+    /// the file: whoever applies should wait for the checkpoint when it gets much.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.space.busy_pages() * PAGE as u64
+    }
+
     /// Prepares a checkpoint of the newest state. `None`: nothing changed since the last.
     /// The job must be run and finished; a database whose job was dropped or failed can
     /// be read and no longer made durable, so the process must end.

@@ -465,14 +465,6 @@ impl Db {
         self.dirty_pages * PAGE as u64
     }
 
-    /// Bytes of pages that are free and still readable by somebody. While a checkpoint is
-    /// written it holds its snapshot, so that this grows with every batch, in memory and in
-    /// the file: whoever applies should wait for the checkpoint when it gets much.
-    #[must_use]
-    pub fn held_bytes(&self) -> u64 {
-        self.space.busy_pages() * PAGE as u64
-    }
-
     /// Did any reader find a page damaged?
     #[must_use]
     pub fn is_suspect(&self) -> bool {
