@@ -9,8 +9,9 @@
 //!
 //! Only pages are written that are in neither of the last two durable checkpoints, so a
 //! crash at any point leaves the last one whole. Branches carry the checksums of their
-//! children, so children are sealed first. A cell whose child was written in this process
-//! but after the cell was copied says 0: the checksum is taken from the child itself.
+//! children, so all checksums are known before the first page is written, and the pages can
+//! go out in the order of the file. A cell whose child was written in this process but after
+//! the cell was copied says 0: the checksum is taken from the child itself.
 //!
 //! A checkpoint writes at a [`Pace`] and waits for room on a full disk: `pace.rs`.
 //!
@@ -26,12 +27,9 @@ use super::error::{StoreError, is_no_space};
 use super::map::{FileWriter, HeapPages, PAGE};
 use super::meta::{BitmapRun, Meta};
 use super::pace::{Pace, Paced, Unpaced, WRITE};
-use super::page::{self, View};
+use super::page::{self, Kind, View};
 use super::space::{Bitmap, PageTable};
 use super::tree::{Source, corrupt, load};
-
-/// Bytes that are sealed before they are written, in order of their pages.
-const STAGE: usize = 8 << 20;
 
 /// A checkpoint to be written; it may run on another thread.
 #[derive(Debug)]
@@ -64,6 +62,14 @@ impl CheckpointDone {
 }
 
 impl Db {
+    /// Bytes of pages that are free and still readable by somebody. While a checkpoint is
+    /// written it holds its snapshot, so that this grows with every batch, in memory and in
+    /// the file: whoever applies should wait for the checkpoint when it gets much.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.space.busy_pages() * PAGE as u64
+    }
+
     /// Prepares a checkpoint of the newest state. `None`: nothing changed since the last.
     /// The job must be run and finished; a database whose job was dropped or failed can
     /// be read and no longer made durable, so the process must end.
@@ -198,22 +204,17 @@ impl CheckpointJob {
         let Self { snapshot, writer, dirty, bitmap, mut meta, pages_before, generation } = self;
         let mut out = Paced::new(writer, pace);
         out.grow(meta.pages)?;
-        let mut sealing = Sealing {
-            snapshot: &snapshot,
-            out,
-            dirty: &dirty,
-            seq: meta.seq,
-            staged: Vec::new(),
-            sums: PageTable::default(),
-        };
+        let (seq, sums) = (meta.seq, PageTable::default());
+        let mut sealing = Sealing { snapshot: &*snapshot, dirty: &dirty, seq, sums };
+        let mut scratch = Vec::with_capacity(PAGE);
         for root in &mut meta.roots {
             if root.page != 0 {
-                root.crc = sealing.seal(root.page, root.crc, root.height)?;
+                sealing.sum(root.page, root.height, &mut scratch)?;
+                root.crc = sealing.final_crc(root.page, root.crc)?;
             }
         }
-        sealing.write_staged()?;
-        sealing.write_runs()?;
-        let mut out = sealing.out;
+        sealing.write(&mut out)?;
+        drop(sealing);
         let bytes = bitmap.to_bytes(meta.bitmap.pages);
         meta.bitmap.crc = crc32c::crc32c(&bytes);
         out.write(meta.bitmap.page, &bytes)?;
@@ -230,80 +231,94 @@ impl CheckpointJob {
 /// The pages of a checkpoint on their way to the file.
 struct Sealing<'a> {
     snapshot: &'a Snapshot,
-    out: Paced<'a>,
     dirty: &'a PageTable<u64>,
     seq: u64,
-    staged: Vec<(u64, Box<[u8]>)>,
+    /// Final checksums of the tree pages that are on the heap.
     sums: PageTable<u32>,
 }
 
 impl Sealing<'_> {
-    /// The final checksum of a page; pages on the heap are sealed and staged for it.
-    fn seal(&mut self, page: u64, known: u32, level: u16) -> Result<u32, StoreError> {
+    /// Notes the final checksums of a page on the heap and of all such pages below it.
+    fn sum(&mut self, page: u64, level: u16, scratch: &mut Vec<u8>) -> Result<(), StoreError> {
         if !self.dirty.contains_key(&page) {
-            return match known {
-                // It was written by an earlier checkpoint of this process.
-                0 => {
-                    let view = View::new(self.snapshot.page(page, 0)?);
-                    let missing = || corrupt(self.snapshot.name(), page, "has no checksum");
-                    view.stored_crc().ok_or_else(missing)
-                }
-                known => Ok(known),
-            };
+            return Ok(());
         }
-        let snapshot = self.snapshot;
-        let (view, _) = load(snapshot, page, 0, level)?;
-        let mut copy: Box<[u8]> = snapshot.page(page, 0)?.into();
-        let wrong = || corrupt(snapshot.name(), page, "a cell is out of bounds");
+        let (view, _) = load(self.snapshot, page, 0, level)?;
         if level > 1 {
             for index in 0..view.count() {
-                let cell = view.branch(index).ok_or_else(wrong)?;
-                let crc = self.seal(cell.child, cell.crc, level - 1)?;
-                page::set_child(&mut copy, index, cell.child, crc).ok_or_else(wrong)?;
+                let cell = view.branch(index).ok_or_else(|| self.wrong(page))?;
+                self.sum(cell.child, level - 1, scratch)?;
             }
         }
-        let crc = page::seal(&mut copy, self.seq).ok_or_else(wrong)?;
+        scratch.clear();
+        let crc = self.seal(page, scratch)?;
         self.sums.insert(page, crc);
-        self.staged.push((page, copy));
-        if self.staged.len() * PAGE >= STAGE {
-            self.write_staged()?;
-        }
-        Ok(crc)
+        Ok(())
     }
 
-    /// Writes the staged pages, neighbours together.
-    fn write_staged(&mut self) -> Result<(), StoreError> {
-        self.staged.sort_unstable_by_key(|(page, _)| *page);
+    /// The final checksum of a page of which a branch or a root says `known`.
+    fn final_crc(&self, page: u64, known: u32) -> Result<u32, StoreError> {
+        if let Some(crc) = self.sums.get(&page) {
+            return Ok(*crc);
+        }
+        if known != 0 {
+            return Ok(known);
+        }
+        // It was written by an earlier checkpoint of this process.
+        let view = View::new(self.snapshot.page(page, 0)?);
+        let missing = || corrupt(self.snapshot.name(), page, "has no checksum");
+        view.stored_crc().ok_or_else(missing)
+    }
+
+    /// Appends a tree page as it shall be in the file and returns its checksum.
+    fn seal(&self, page: u64, to: &mut Vec<u8>) -> Result<u32, StoreError> {
+        let start = to.len();
+        let bytes = self.snapshot.page(page, 0)?;
+        to.extend_from_slice(bytes);
+        let copy = &mut to[start..];
+        let view = View::new(bytes);
+        if view.kind() == Some(Kind::Branch) {
+            for index in 0..view.count() {
+                let cell = view.branch(index).ok_or_else(|| self.wrong(page))?;
+                let crc = self.final_crc(cell.child, cell.crc)?;
+                page::set_child(copy, index, cell.child, crc).ok_or_else(|| self.wrong(page))?;
+            }
+        }
+        page::seal(copy, self.seq).ok_or_else(|| self.wrong(page))
+    }
+
+    fn wrong(&self, page: u64) -> StoreError {
+        corrupt(self.snapshot.name(), page, "a cell is out of bounds")
+    }
+
+    /// Writes everything that is on the heap in the order of the pages, neighbours together:
+    /// the disk is given long pieces, and few of them.
+    fn write(&self, out: &mut Paced<'_>) -> Result<(), StoreError> {
+        let mut all: Vec<(u64, u64)> = self.dirty.iter().map(|(at, len)| (*at, *len)).collect();
+        all.sort_unstable();
         let mut together: Vec<u8> = Vec::with_capacity(WRITE);
         let mut first = 0;
-        for (page, bytes) in self.staged.drain(..) {
+        for (page, pages) in all {
+            let len = usize::try_from(pages).expect("a run fits memory") * PAGE;
             let next = first + (together.len() / PAGE) as u64;
-            if page != next || together.len() >= WRITE {
+            if page != next || together.len() + len > WRITE {
                 if !together.is_empty() {
-                    self.out.write(first, &together)?;
+                    out.write(first, &together)?;
                 }
                 together.clear();
                 first = page;
             }
-            together.extend_from_slice(&bytes);
+            if self.sums.contains_key(&page) {
+                self.seal(page, &mut together)?;
+            } else {
+                // Not a page of a tree: a run, as it is.
+                let unreadable = || corrupt(self.snapshot.name(), page, "a run cannot be read");
+                let (bytes, _) = self.snapshot.pin.bytes(page, len).ok_or_else(unreadable)?;
+                together.extend_from_slice(bytes);
+            }
         }
         if !together.is_empty() {
-            self.out.write(first, &together)?;
-        }
-        Ok(())
-    }
-
-    /// Writes what is on the heap and not a tree page: runs, as they are.
-    fn write_runs(&mut self) -> Result<(), StoreError> {
-        let mut runs: Vec<(u64, u64)> =
-            self.dirty.iter().map(|(page, len)| (*page, *len)).collect();
-        runs.retain(|(page, _)| !self.sums.contains_key(page));
-        runs.sort_unstable();
-        for (page, pages) in runs {
-            let len = usize::try_from(pages).expect("a run fits memory") * PAGE;
-            let unreadable = || corrupt(self.snapshot.name(), page, "a run cannot be read");
-            let (bytes, _) = self.snapshot.pin.bytes(page, len).ok_or_else(unreadable)?;
-            self.out.write(page, bytes)?;
+            out.write(first, &together)?;
         }
         Ok(())
     }

@@ -152,6 +152,7 @@ pub struct Snapshot {
 }
 
 impl Source for Snapshot {
+    #[inline]
     fn page(&self, page: u64, crc: u32) -> Result<&[u8], StoreError> {
         let Some((bytes, verified)) = self.pin.bytes(page, PAGE) else {
             return Err(corrupt(self.name(), page, "a page in use cannot be read"));

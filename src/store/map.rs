@@ -438,6 +438,7 @@ impl PageMap {
         end.is_some_and(|end| end <= self.region.len() && end <= self.memory.reserved() as u64)
     }
 
+    #[inline]
     fn slot(&self, page: u64) -> Option<&AtomicPtr<Heap>> {
         let page = usize::try_from(page).ok()?;
         self.pieces.get(page / PIECE)?.get()?.get(page % PIECE)
@@ -588,6 +589,7 @@ impl PageMap {
     }
 }
 
+#[inline]
 fn is_mark(heap: *mut Heap) -> bool {
     heap.addr() < align_of::<Heap>()
 }
@@ -644,6 +646,7 @@ impl Pin {
 
     /// Borrows `len` bytes from the start of a page or run, and says whether they are known
     /// to be intact. `None`: not readable.
+    #[inline]
     #[must_use]
     pub fn bytes(&self, page: u64, len: usize) -> Option<(&[u8], bool)> {
         let map = &*self.map;

@@ -112,14 +112,17 @@ pub(super) struct Cell<'a> {
     pub(super) crc: u32,
 }
 
+#[inline]
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
+#[inline]
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
+#[inline]
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
@@ -144,6 +147,7 @@ impl<'a> View<'a> {
         Self { bytes }
     }
 
+    #[inline]
     pub(super) fn kind(&self) -> Option<Kind> {
         match self.bytes.get(4)? {
             1 => Some(Kind::Leaf),
@@ -169,10 +173,12 @@ impl<'a> View<'a> {
             && self.page() == Some(page)
     }
 
+    #[inline]
     pub(super) fn count(&self) -> usize {
         u16_at(self.bytes, 6).map_or(0, usize::from)
     }
 
+    #[inline]
     fn offset(&self, index: usize) -> Option<usize> {
         if index >= self.count() {
             return None;
@@ -187,6 +193,7 @@ impl<'a> View<'a> {
     }
 
     /// The key of a cell: all a search needs.
+    #[inline]
     pub(super) fn key(&self, index: usize, kind: Kind) -> Option<Key<'a>> {
         let cell = self.bytes.get(self.offset(index)?..)?;
         let head = match kind {
@@ -196,14 +203,17 @@ impl<'a> View<'a> {
         key_of(cell, head).map(|(key, _)| key)
     }
 
+    #[inline]
     pub(super) fn leaf(&self, index: usize) -> Option<Cell<'a>> {
         leaf_cell(self.bytes.get(self.offset(index)?..)?)
     }
 
+    #[inline]
     pub(super) fn branch(&self, index: usize) -> Option<Cell<'a>> {
         branch_cell(self.bytes.get(self.offset(index)?..)?)
     }
 
+    #[inline]
     pub(super) fn cell(&self, index: usize, kind: Kind) -> Option<Cell<'a>> {
         match kind {
             Kind::Leaf => self.leaf(index),
@@ -212,6 +222,7 @@ impl<'a> View<'a> {
     }
 }
 
+#[inline]
 fn key_of(cell: &[u8], head: usize) -> Option<(Key<'_>, &[u8])> {
     let len = usize::from(u16_at(cell, 0)?);
     if cell.get(2)? & LONG_KEY == 0 {
@@ -226,6 +237,7 @@ fn key_of(cell: &[u8], head: usize) -> Option<(Key<'_>, &[u8])> {
     Some((Key::Long { prefix, run: run_at(raw, KEY_PREFIX, len)? }, raw))
 }
 
+#[inline]
 fn leaf_cell(cell: &[u8]) -> Option<Cell<'_>> {
     let (key, raw_key) = key_of(cell, LEAF_HEAD)?;
     let len = usize::try_from(u32_at(cell, 4)?).ok()?;
@@ -241,6 +253,7 @@ fn leaf_cell(cell: &[u8]) -> Option<Cell<'_>> {
     Some(Cell { raw: cell.get(..end)?, raw_key, key, value, child: 0, crc: 0 })
 }
 
+#[inline]
 fn branch_cell(cell: &[u8]) -> Option<Cell<'_>> {
     let (key, raw_key) = key_of(cell, BRANCH_HEAD)?;
     Some(Cell {

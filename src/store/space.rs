@@ -136,6 +136,7 @@ pub(super) struct Space {
     live: Bitmap,
     live_pages: u64,
     busy: Bitmap,
+    busy_pages: u64,
     kept: Vec<Arc<Bitmap>>,
     pinned: Vec<Weak<Bitmap>>,
     /// Where the next search begins.
@@ -152,8 +153,20 @@ impl Space {
     pub(super) fn new(live: Bitmap, limit: u64, capacity: u64, step: u64) -> Self {
         let live_pages = live.count();
         let (busy, kept, pinned) = (Bitmap::default(), Vec::new(), Vec::new());
-        let (next, reckless) = (0, false);
-        Self { live, live_pages, busy, kept, pinned, next, limit, capacity, step, reckless }
+        let (busy_pages, next, reckless) = (0, 0, false);
+        Self {
+            live,
+            live_pages,
+            busy,
+            busy_pages,
+            kept,
+            pinned,
+            next,
+            limit,
+            capacity,
+            step,
+            reckless,
+        }
     }
 
     pub(super) fn live(&self) -> &Bitmap {
@@ -162,6 +175,11 @@ impl Space {
 
     pub(super) fn live_pages(&self) -> u64 {
         self.live_pages
+    }
+
+    /// Pages that are freed and cannot be given out, since something may still read them.
+    pub(super) fn busy_pages(&self) -> u64 {
+        self.busy_pages
     }
 
     pub(super) fn limit(&self) -> u64 {
@@ -270,13 +288,13 @@ impl Space {
     pub(super) fn retire(&mut self, page: u64, pages: u64) {
         self.untake(page, pages);
         for page in page..page + pages {
-            self.busy.set(page);
+            self.busy_pages += u64::from(self.busy.set(page));
         }
     }
 
     pub(super) fn free(&mut self, page: u64, pages: u64) {
         for page in page..page + pages {
-            self.busy.clear(page);
+            self.busy_pages -= u64::from(self.busy.clear(page));
         }
     }
 }

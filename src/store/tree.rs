@@ -44,6 +44,7 @@ pub(super) fn corrupt(name: &str, page: u64, why: &str) -> StoreError {
 }
 
 /// All bytes of a key.
+#[inline]
 pub(super) fn whole_key<'a, S: Source>(
     source: &'a S,
     key: &Key<'a>,
@@ -55,6 +56,7 @@ pub(super) fn whole_key<'a, S: Source>(
 }
 
 /// All bytes of a value.
+#[inline]
 pub(super) fn whole_value<'a, S: Source>(
     source: &'a S,
     value: &Value<'a>,
@@ -65,6 +67,7 @@ pub(super) fn whole_value<'a, S: Source>(
     }
 }
 
+#[inline]
 fn compare<S: Source>(source: &S, key: &Key<'_>, wanted: &[u8]) -> Result<Ordering, StoreError> {
     match key {
         Key::Short(key) => Ok((*key).cmp(wanted)),
@@ -79,6 +82,7 @@ fn compare<S: Source>(source: &S, key: &Key<'_>, wanted: &[u8]) -> Result<Orderi
 }
 
 /// Where `wanted` is among the cells of a page, or where it would be inserted.
+#[inline]
 pub(super) fn search<S: Source>(
     source: &S,
     view: &View<'_>,
@@ -101,6 +105,7 @@ pub(super) fn search<S: Source>(
 }
 
 /// Which child of a branch has `wanted`.
+#[inline]
 pub(super) fn child_index<S: Source>(
     source: &S,
     view: &View<'_>,
@@ -117,6 +122,7 @@ pub(super) fn damaged<S: Source>(source: &S, view: &View<'_>) -> StoreError {
 }
 
 /// The page at the root or below a branch, as the kind that its level demands.
+#[inline]
 pub(super) fn load<S: Source>(
     source: &S,
     page: u64,
