@@ -144,6 +144,8 @@ impl Ledger {
             self.durable = last;
         }
         self.durable = self.durable.max(last);
+        // What the snapshot covers is not missed; what is damaged behind it is told next.
+        self.damaged = self.damaged.filter(|first| *first > last);
     }
 }
 

@@ -75,6 +75,10 @@ impl Sim {
                 let it = &mut self.nodes[node];
                 let core = it.core.as_ref().expect("it speaks");
                 let chain = core.log().chain_at(matched);
+                let damaged = core.log().damaged_from(core.applied().next());
+                if damaged.is_some_and(|(first, _)| first <= matched) {
+                    self.wrong = Some(format!("{from} acknowledges {matched}, {damaged:?} is bad"));
+                }
                 if chain.is_none() && matched.0 >= core.log().first().0 {
                     self.wrong = Some(format!("{from} acknowledges {matched} without having it"));
                 }

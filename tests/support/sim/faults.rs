@@ -83,7 +83,7 @@ impl Sim {
         let failed = |error| Violation(format!("a simulated disk: {error}"));
         let mut files: Vec<PathBuf> = Vec::new();
         for name in disk.list("/log".as_ref()).map_err(failed)? {
-            if name == "hard.state" {
+            if name.ends_with(".seg") || name == "hard.state" {
                 files.push(PathBuf::from("/log").join(name));
             }
         }

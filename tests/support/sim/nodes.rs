@@ -28,6 +28,12 @@ impl Sim {
             Ok((parts, recovered)) => {
                 self.report.cut_tails += u64::from(recovered.cut.is_some());
                 self.report.rebuilt += u64::from(parts.lost.is_some());
+                // A disk that keeps its promises damages nothing.
+                let damage = (&parts.lost, &recovered.damaged, recovered.amnesia);
+                if !self.plan.rot && !matches!(damage, (None, damaged, None) if damaged.is_empty())
+                {
+                    return Err(Violation(format!("{} finds damage: {damage:?}", it.id)));
+                }
                 if parts.log.amnesia().is_some() {
                     self.report.amnesias += 1;
                     it.acked = None; // it may have to be told anew
@@ -139,6 +145,10 @@ impl Sim {
         self.report.installed += u64::from(work.measured.installed);
         self.report.repaired += work.measured.repaired;
         self.report.rebuilt += work.measured.lost_databases.len() as u64;
+        if !self.plan.rot && !self.plan.diverge && !work.measured.lost_databases.is_empty() {
+            let lost = &work.measured.lost_databases;
+            return Err(Violation(format!("{} gives up: {lost:?}", self.nodes[node].id)));
+        }
         if self.diverged == Some(node) && !work.measured.lost_databases.is_empty() {
             self.diverged = None;
         }
