@@ -205,7 +205,7 @@ impl CheckpointJob {
         let mut out = Paced::new(writer, pace);
         out.grow(meta.pages)?;
         let (seq, sums) = (meta.seq, PageTable::default());
-        let mut sealing = Sealing { snapshot: &*snapshot, dirty: &dirty, seq, sums };
+        let mut sealing = Sealing { snapshot: &snapshot, dirty: &dirty, seq, sums };
         let mut scratch = Vec::with_capacity(PAGE);
         for root in &mut meta.roots {
             if root.page != 0 {

@@ -87,7 +87,15 @@ impl<W> Core<W> {
     pub(super) fn can_apply(&self) -> bool {
         self.applied < self.commit
             && !self.health.stateless
+            && !self.is_ahead_of_the_disk()
             && self.damaged_ahead() != Some(self.applied.next())
+    }
+
+    /// While a checkpoint is written, nothing that is freed can be used again, and all that
+    /// changes stays in memory: what is committed waits in the log before that gets too much.
+    fn is_ahead_of_the_disk(&self) -> bool {
+        let most = 2 * self.options.checkpoint_dirty_bytes;
+        self.checkpointing && self.db.dirty_bytes() + self.db.held_bytes() >= most
     }
 
     fn answer(&mut self, id: LogId, applied: Option<machine::Applied>, work: &mut Work<W>) {
