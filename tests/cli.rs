@@ -474,8 +474,16 @@ const DAMAGES: &[Damage] = &[
     ("database cut", |db, _| cut(db, 20 * 4096), &["too short"]),
     ("database gone", |db, _| std::fs::remove_file(db).unwrap(), &["the file is missing"]),
     (
+        "a copy of a segment header",
+        |_, log| flip(&log.join("0000000000000002.seg"), 2048 + 50),
+        &["0000000000000002.seg, byte 2048: segment header", "one of two copies"],
+    ),
+    (
         "segment header",
-        |_, log| flip(&log.join("0000000000000002.seg"), 50),
+        |_, log| {
+            flip(&log.join("0000000000000002.seg"), 50);
+            flip(&log.join("0000000000000002.seg"), 2048 + 50);
+        },
         &["0000000000000002.seg, byte 0: segment header", "entries "],
     ),
     (

@@ -180,6 +180,9 @@ impl Walk<'_> {
             (self.progress)(bytes);
             return Ok(());
         };
+        if let Some(at) = map.bytes(0, 4096).and_then(SegmentHeader::damaged_copy) {
+            self.found(&name, at, "segment header", "one of two copies is damaged", Harm::Spare);
+        }
         self.judge_header(&name, &header, sequence);
         let (at, proven) = (HEADER, header.base);
         let mut open = Open { map: &map, header, number, newest, at, proven, about };

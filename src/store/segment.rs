@@ -164,6 +164,12 @@ impl SegmentHeader {
         Self::decode_copy(bytes).or_else(|| Self::decode_copy(bytes.get(COPY..)?))
     }
 
+    /// Where a copy in the first page is damaged, if one is.
+    pub(super) fn damaged_copy(bytes: &[u8]) -> Option<u64> {
+        let is_whole = |at: usize| bytes.get(at..).and_then(Self::decode_copy).is_some();
+        [0, COPY].into_iter().find(|at| !is_whole(*at)).map(|at| at as u64)
+    }
+
     fn decode_copy(bytes: &[u8]) -> Option<Self> {
         let covered = bytes.get(16..COVERED)?;
         if bytes.first_chunk() != Some(&MAGIC)
