@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use mmapd::raft::message::{EntryRun, Envelope, Message};
 use mmapd::raft::types::{EntryKind, Index, LogId, Membership, NodeId, Term};
 use mmapd::store::frame::{self, Frames};
-use mmapd::wire::{self, Address};
+use mmapd::wire::{self, Address, Aside, Content};
 
 use super::set_weak;
 
@@ -50,13 +50,13 @@ fn packets(data: &[u8]) {
         let left = buffer.len();
         let Ok(Some(packet)) = wire::decode(US, &mut buffer) else { break };
         assert!(buffer.len() < left, "it moves on");
-        let from = Address {
-            cluster: US.cluster,
-            node: packet.envelope.from,
-            incarnation: packet.incarnation,
+        let from =
+            Address { cluster: US.cluster, node: packet.from, incarnation: packet.incarnation };
+        let again = match &packet.content {
+            Content::Protocol(envelope) => wire::encode(from, envelope, packet.frames.len()),
+            Content::Aside(aside) => wire::encode_aside(from, US.node, *aside, packet.frames.len()),
         };
-        let mut again =
-            BytesMut::from(&wire::encode(from, &packet.envelope, packet.frames.len())[..]);
+        let mut again = BytesMut::from(&again[..]);
         again.extend_from_slice(&packet.frames);
         assert_eq!(wire::decode(US, &mut again), Ok(Some(packet)));
     }
@@ -86,6 +86,17 @@ pub fn seeds() -> Vec<Vec<u8>> {
         let frames = if with { &run[..] } else { &[] };
         let envelope = Envelope { from: NodeId(2), to: NodeId(1), term: Term(2), message };
         let mut packet = wire::encode(US, &envelope, frames.len());
+        packet.extend_from_slice(frames);
+        bodies.push(packet);
+    }
+    let digest = Aside::Digest { index: Index(4096), digest: 7 };
+    for (aside, frames) in [
+        (Aside::Fetch { first: Index(4), last: Index(5) }, &[][..]),
+        (Aside::Frames, &run),
+        (digest, &[]),
+        (Aside::NeedState, &[]),
+    ] {
+        let mut packet = wire::encode_aside(US, US.node, aside, frames.len());
         packet.extend_from_slice(frames);
         bodies.push(packet);
     }

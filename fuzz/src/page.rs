@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use mmapd::raft::types::{Index, LogId, Term};
 use mmapd::store::simdisk::SimDisk;
-use mmapd::store::{Db, DbOptions, Shrink, DbState, StoreError, Tree};
+use mmapd::store::{Db, DbOptions, DbState, Shrink, StoreError, Tree};
 
 use super::{Files, IDENTITY, Input, disk_of, files, set_weak};
 
@@ -29,7 +29,13 @@ pub(super) fn path() -> PathBuf {
 }
 
 pub(super) fn open(disk: &SimDisk) -> Result<Db, StoreError> {
-    let options = DbOptions { path: path(), map_max: MAP_MAX, quota: MAP_MAX / 2, grow_step: 4096, shrink: Shrink::default() };
+    let options = DbOptions {
+        path: path(),
+        map_max: MAP_MAX,
+        quota: MAP_MAX / 2,
+        grow_step: 4096,
+        shrink: Shrink::default(),
+    };
     Db::open(Arc::new(disk.clone()), options, IDENTITY)
 }
 

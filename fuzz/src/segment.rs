@@ -15,7 +15,8 @@ const DIR: &str = "/log";
 const LAST: u64 = 30;
 
 fn open(disk: &SimDisk) -> Result<(Log, Recovered), StoreError> {
-    let options = LogOptions { dir: PathBuf::from(DIR), segment_bytes: 10 << 10, repairable: false };
+    let options =
+        LogOptions { dir: PathBuf::from(DIR), segment_bytes: 10 << 10, repairable: false };
     Log::open(Arc::new(disk.clone()), options, IDENTITY.node, || IDENTITY)
 }
 
