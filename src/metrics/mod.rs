@@ -131,6 +131,11 @@ pub struct Metrics {
     pub db_compactions_done: Counter,
     pub db_compactions_failed: Counter,
     pub db_compaction_duration: Histogram,
+    pub scrub_bytes_log: Counter,
+    pub scrub_bytes_db: Counter,
+    pub scrub_findings_log: Counter,
+    pub scrub_findings_db: Counter,
+    pub scrub_passes: Counter,
     pub kv_keys: Gauge,
     pub kv_revision: Gauge,
     pub watch_streams: Gauge,
@@ -281,6 +286,14 @@ impl Metrics {
             let help = "Compactions of the database, by what became of them";
             r.counter("mmapd_db_compactions_total", help, &[("outcome", outcome)])
         };
+        let scrub_bytes = |file| {
+            let help = "Bytes read from the disk to look for damage";
+            r.counter("mmapd_scrub_bytes_total", help, &[("file", file)])
+        };
+        let scrub_findings = |file| {
+            let help = "Places on the disk that contradicted their checksums";
+            r.counter("mmapd_scrub_findings_total", help, &[("file", file)])
+        };
         let outcome = |outcome| {
             let help = "Writes proposed here, by what the client was told";
             r.counter("mmapd_raft_proposals_total", help, &[("outcome", outcome)])
@@ -347,6 +360,14 @@ impl Metrics {
             db_compaction_duration: histogram(
                 COMPACTION_DURATION,
                 "Time to write the database anew and take its place",
+            ),
+            scrub_bytes_log: scrub_bytes("log"),
+            scrub_bytes_db: scrub_bytes("db"),
+            scrub_findings_log: scrub_findings("log"),
+            scrub_findings_db: scrub_findings("db"),
+            scrub_passes: counter(
+                "mmapd_scrub_passes_total",
+                "Times that all of the disk was read for damage",
             ),
             kv_keys: gauge("mmapd_kv_keys", "Keys stored"),
             kv_revision: gauge("mmapd_kv_revision", "Revision of the newest change"),
