@@ -13,6 +13,7 @@ mod support {
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -579,7 +580,7 @@ fn damaged_entries_of_the_log_are_had_again_from_the_others() {
 
 /// Asks a node to read its disk; the names of the damaged files.
 fn scrub(client: &mut Client) -> Vec<String> {
-    let reply = client.post("/v1/admin/scrub", &[], b"").expect("an answer");
+    let reply = client.ask("POST", "/v1/admin/scrub", &[], b"").expect("an answer");
     assert_eq!(reply.status, 200, "{}", reply.text());
     let body = reply.json();
     assert!(body["log_bytes"].as_u64().expect("a number") > 0, "{body}");
@@ -657,7 +658,7 @@ fn damage_under_a_running_node_is_found_and_repaired() {
 #[test]
 fn a_clean_store_is_not_accused() {
     let _turn = turn();
-    let (_dir, mut node) = alone(&[]);
+    let (_dir, mut node) = alone(&["--port", "PORT"]);
     node.start();
     let mut client = node.client();
     for n in 0..50 {
