@@ -601,7 +601,7 @@ fn flip_in_place(path: &std::path::Path, at: usize) {
 fn damage_under_a_running_node_is_found_and_repaired() {
     let _turn = turn();
     let tuning = TINY_LOG.replace("log_retain = \"256KiB\"", "log_retain = \"64MiB\"");
-    let mut cluster = Cluster::start(3, &tuning);
+    let cluster = Cluster::start(3, &tuning);
     let (leader, _) = cluster.leader_after(0);
     let victim = (leader + 1) % 3;
     let mut client = cluster.nodes[leader].client();
