@@ -35,6 +35,7 @@ pub(super) struct Compacting<W> {
     applied: Arc<AtomicU64>,
     /// Of the database that is copied: when another file took its place, the copy is of no use.
     generation: u64,
+    distrusted: bool,
     /// The copy, when little is missing.
     copy: Option<Box<Db>>,
     path: PathBuf,
@@ -128,6 +129,7 @@ impl<W> Core<W> {
             after: copying.applied().index,
             applied: Arc::clone(&applied),
             generation: self.db.generation(),
+            distrusted: false,
             copy: None,
             path: copying.path().to_owned(),
         });
@@ -167,6 +169,13 @@ impl<W> Core<W> {
         }
     }
 
+    /// The copy may hold damage that nobody looked for: it must not take the place.
+    pub(super) fn distrust_copy(&mut self) {
+        if let Some(compacting) = &mut self.compacting {
+            compacting.distrusted = true;
+        }
+    }
+
     /// The log keeps what follows this.
     pub(super) fn compaction_needs(&self) -> Option<Index> {
         self.compacting.as_ref().map(|compacting| compacting.after)
@@ -197,7 +206,9 @@ impl<W> Core<W> {
         }
         let Some(mut compacting) = self.compacting.take() else { return Ok(()) };
         let Some(mut copy) = compacting.copy.take() else { return Ok(()) };
-        let gone = compacting.generation != self.db.generation() || self.is_rebuilding();
+        let gone = compacting.generation != self.db.generation()
+            || compacting.distrusted
+            || self.is_rebuilding();
         let refusal = if gone {
             Some(NotCompacted::Superseded)
         } else {

@@ -20,7 +20,7 @@ impl<W> Core<W> {
     }
 
     /// The scrubber found damage.
-    pub(super) fn found(&mut self, finding: &Finding, work: &mut Work<W>) {
+    pub(super) fn found(&mut self, finding: &Finding) {
         self.health.disk_damage = true;
         match finding {
             Finding::Log { first, last, .. } => {
@@ -35,10 +35,11 @@ impl<W> Core<W> {
                     }
                 }
             }
-            Finding::Db { .. } => {
-                let stale = self.health.scrubbed != self.db.generation();
-                if !stale && !self.is_rebuilding() && self.compacting.is_none() {
-                    self.begin_compaction(None, work);
+            Finding::Db { page, .. } => {
+                if self.health.scrubbed == self.db.generation() && !self.is_rebuilding() {
+                    self.db.doubt(*page);
+                    self.distrust_copy();
+                    self.health.rewrite_db = true;
                 }
             }
             Finding::Meta { .. } => self.checkpoint_wanted = true,

@@ -48,6 +48,8 @@ pub(super) struct Health {
     pub(super) scrubbed: u64,
     /// Entries that are damaged on the disk and whole in memory: to be written again.
     pub(super) rewrite: BTreeSet<Index>,
+    /// The database is to be written anew, as soon as no compaction is under way.
+    pub(super) rewrite_db: bool,
     /// When help was asked for last, and whose turn it is.
     asked_at: u64,
     turn: usize,
@@ -141,6 +143,10 @@ impl<W> Core<W> {
                 why: "a reader found it damaged".into(),
             };
             self.lose_database(why, work)?;
+        }
+        if self.health.rewrite_db && self.compacting.is_none() {
+            self.health.rewrite_db = false;
+            self.begin_compaction(None, work);
         }
         self.ask_for_help(work);
         Ok(())

@@ -289,7 +289,7 @@ impl<W> Core<W> {
             }
             Event::ScrubWanted => self.begin_scrub(work),
             Event::Damaged(finding) => {
-                self.found(&finding, work);
+                self.found(&finding);
                 Ok(())
             }
             Event::Scrubbed { clean } => {
