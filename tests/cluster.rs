@@ -13,6 +13,7 @@ mod support {
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -575,4 +576,96 @@ fn damaged_entries_of_the_log_are_had_again_from_the_others() {
     for n in 0..300 {
         assert_eq!(own_copy(&mut own, &format!("k{n}")), Some(value(n)), "k{n}");
     }
+}
+
+/// Asks a node to read its disk; the names of the damaged files.
+fn scrub(client: &mut Client) -> Vec<String> {
+    let reply = client.ask("POST", "/v1/admin/scrub", &[], b"").expect("an answer");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let body = reply.json();
+    assert!(body["log_bytes"].as_u64().expect("a number") > 0, "{body}");
+    let findings = body["findings"].as_array().expect("a list");
+    findings.iter().map(|f| f["file"].as_str().expect("a name").to_owned()).collect()
+}
+
+/// Flips one bit of a file while a node has it open.
+fn flip_in_place(path: &std::path::Path, at: usize) {
+    let file = fs::File::options().read(true).write(true).open(path).expect("a file");
+    let mut byte = [0];
+    let at = at as u64;
+    file.read_exact_at(&mut byte, at).expect("a byte");
+    file.write_all_at(&[byte[0] ^ 4], at).expect("room");
+}
+
+#[test]
+fn damage_under_a_running_node_is_found_and_repaired() {
+    let _turn = turn();
+    let tuning = TINY_LOG.replace("log_retain = \"256KiB\"", "log_retain = \"64MiB\"");
+    let cluster = Cluster::start(3, &tuning);
+    let (leader, _) = cluster.leader_after(0);
+    let victim = (leader + 1) % 3;
+    let mut client = cluster.nodes[leader].client();
+    let value = |n: u64| format!("{n}.{}", "x".repeat(3000));
+    for n in 0..300 {
+        put(&mut client, &format!("k{n}"), &value(n));
+    }
+    cluster.settle();
+    let data = cluster.nodes[victim].dir.clone();
+    let (db, log) = (data.join("db.mmapd"), data.join("log"));
+    let find = |path: &std::path::Path, n: u64| {
+        let (bytes, text) = (fs::read(path).expect("a file"), value(n).into_bytes());
+        bytes.windows(text.len()).position(|window| window == text)
+    };
+    let mut own = cluster.nodes[victim].client();
+    let at = wait("the last value is in the database file", || {
+        find(&db, 299)?;
+        find(&db, 200)
+    });
+    wait("a clean pass", || scrub(&mut own).is_empty().then_some(()));
+    let segments = fs::read_dir(&log).expect("a directory").map(|entry| entry.expect("one").path());
+    let (segment, place) = segments
+        .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+        .find_map(|path| find(&path, 100).map(|place| (path, place)))
+        .expect("k100 is in the log");
+    flip_in_place(&db, at + 1000);
+    flip_in_place(&segment, place + 1000);
+    let found = scrub(&mut own);
+    let names = |path: &std::path::Path| found.iter().any(|name| path.ends_with(name));
+    assert!(names(db.file_name().expect("one").as_ref()) || names(&db), "{found:?}");
+    assert!(names(&segment), "{found:?} has not {}", segment.display());
+    for n in 0..300 {
+        wait("the value is there again", || {
+            let reply = own.get(&format!("/v1/keys/k{n}?consistency=stale")).ok()?;
+            if reply.status == 200 {
+                assert_eq!(reply.text(), value(n), "wrong bytes are never served");
+                return Some(());
+            }
+            assert!(reply.status >= 500 || reply.status == 404, "{}", reply.status);
+            None
+        });
+    }
+    wait("nothing is damaged any more", || {
+        let clean = scrub(&mut own).is_empty();
+        let reply = own.get("/v1/status").ok()?;
+        (clean && reply.json()["alarms"].as_array()?.is_empty()).then_some(())
+    });
+    let metrics = own.get("/metrics").expect("an answer").text();
+    assert!(metrics.contains("mmapd_log_repaired_entries_total 1"), "{metrics}");
+    put(&mut client, "after", "damage");
+    cluster.settle();
+}
+
+#[test]
+fn a_clean_store_is_not_accused() {
+    let _turn = turn();
+    let (_dir, mut node) = alone(&["--port", "PORT"]);
+    node.start();
+    let mut client = node.client();
+    for n in 0..50 {
+        put(&mut client, &format!("k{n}"), &"y".repeat(5000));
+        if n % 10 == 0 {
+            assert_eq!(scrub(&mut client), [""; 0]);
+        }
+    }
+    assert_eq!(scrub(&mut client), [""; 0]);
 }

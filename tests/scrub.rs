@@ -170,9 +170,39 @@ fn a_rotten_payload_names_its_entry_and_a_rotten_header_its_segment() {
     assert_eq!(store.findings(), [Finding::Log { file: file.clone(), offset, first, last: first }]);
     store.sim.rot(&path, 4096 + 80 + 48, 0);
     store.sim.rot(&path, 20, 0);
+    assert_eq!(store.findings(), [], "the header has a second copy");
+    store.sim.rot(&path, 2048 + 20, 0);
     let found = store.findings();
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!((found[0].file(), found[0].offset()), (&*file, 0));
+}
+
+#[test]
+fn repaired_entries_and_marks_are_not_accused() {
+    let (mut store, mut rng) = filled(5);
+    let mark = |store: &mut Store| {
+        if store.log.stage_mark() {
+            let job = store.log.write(IoToken(store.index)).unwrap().unwrap();
+            store.log.synced(job.run().unwrap());
+        }
+    };
+    mark(&mut store);
+    assert_eq!(store.findings(), [], "a mark");
+    let path = store.segments().remove(0);
+    store.sim.rot(&path, 4096 + 80 + 48, 0);
+    assert_eq!(store.findings().len(), 1);
+    let mut copies = Vec::new();
+    for index in [1, 4, 5, 9].map(Index) {
+        let (frames, _) = store.log.reader().frames(index, index, usize::MAX).unwrap();
+        copies.extend(frames.iter().flat_map(|frame| frame.to_vec()));
+        store.log.mark_damaged(index, index);
+    }
+    assert_eq!(store.log.repair(&copies).unwrap(), 4);
+    assert_eq!(store.findings(), [], "only the old copy is damaged");
+    store.append(5, &mut rng);
+    mark(&mut store);
+    store.append(2, &mut rng);
+    assert_eq!(store.findings(), []);
 }
 
 #[test]

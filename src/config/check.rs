@@ -179,6 +179,13 @@ fn check_storage(loaded: &Loaded) -> Result<(), ConfigError> {
             show_size(storage.quota)
         )
     })?;
+    let year = Duration::from_hours(24 * 366);
+    rule(loaded, storage.scrub_interval <= year, &["storage.scrub_interval"], || {
+        format!("{} is over a year; use at most 366d", show_duration(storage.scrub_interval))
+    })?;
+    rule(loaded, storage.scrub_rate >= 64 << 10, &["storage.scrub_rate"], || {
+        format!("{} a second never ends; use at least 64KiB", show_size(storage.scrub_rate))
+    })?;
     not_zero(loaded, "storage.checkpoint_log", storage.checkpoint_log)?;
     time(loaded, "storage.checkpoint_interval", storage.checkpoint_interval)
 }

@@ -89,6 +89,12 @@ pub struct Storage {
     /// Bytes of log kept behind a checkpoint for followers that lag.
     #[serde(with = "units::size")]
     pub log_retain: u64,
+    /// The disk is read for damage this often. Zero: never.
+    #[serde(with = "units::duration")]
+    pub scrub_interval: Duration,
+    /// Bytes a second that are read then.
+    #[serde(with = "units::size")]
+    pub scrub_rate: u64,
 }
 
 /// `[cluster]`
@@ -287,6 +293,8 @@ impl Default for Storage {
             checkpoint_log: 128 << 20,
             checkpoint_interval: Duration::from_secs(30),
             log_retain: 64 << 20,
+            scrub_interval: Duration::from_hours(24),
+            scrub_rate: 8 << 20,
         }
     }
 }

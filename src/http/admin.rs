@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::Edge;
 use super::error::{ApiError, Problem};
 use super::extract::Query;
-use crate::node::{CompactError, NotCompacted};
+use crate::node::{CompactError, NotCompacted, ScrubError};
 
 /// What a compaction did.
 #[derive(Serialize, ToSchema)]
@@ -80,6 +80,78 @@ impl From<CompactError> for ApiError {
             CompactError::Refused(NotCompacted::Ended) | CompactError::Stopping => {
                 Self::Draining("this node is shutting down".into())
             }
+        }
+    }
+}
+
+/// Something that contradicts its checksum.
+#[derive(Serialize, ToSchema)]
+pub(super) struct FindingBody {
+    /// The damaged file.
+    file: String,
+    /// Where in it the damage begins.
+    offset: u64,
+    /// What is damaged, in words.
+    what: String,
+}
+
+/// What was read, and what was found.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "log_bytes": 67_108_864, "db_bytes": 218_103_808, "findings": [], "duration_ms": 310
+}))]
+pub(super) struct ScrubBody {
+    /// Bytes of the log that were read.
+    log_bytes: u64,
+    /// Bytes of the database that were read.
+    db_bytes: u64,
+    /// All damage.
+    findings: Vec<FindingBody>,
+    /// How long it took.
+    duration_ms: u64,
+}
+
+/// Look for damage on the disk of this node
+///
+/// Reads all that is durable from the disk, at full speed, and compares it with its
+/// checksums. What is damaged is repaired afterwards, from memory or from the other nodes.
+/// Answers when everything was read.
+#[utoipa::path(
+    post, path = "/v1/admin/scrub", operation_id = "scrubDisk", tag = "operations",
+    responses(
+        (status = 200, body = ScrubBody, description = "everything was read"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
+        (status = 409, body = Problem, content_type = "application/problem+json", description = "`conflict`: the disk is being read already"),
+        (status = 500, body = Problem, content_type = "application/problem+json", description = "`damaged`: the disk could not be read"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`: the node is shutting down"),
+    ),
+)]
+pub(super) async fn scrub(
+    State(edge): State<Edge>,
+    request: Request,
+) -> Result<Json<ScrubBody>, ApiError> {
+    Query::parse(request.uri(), &[])?;
+    let start = std::time::Instant::now();
+    let done = edge.handle.scrub().await?;
+    let findings = done.findings.iter().map(|finding| FindingBody {
+        file: finding.file().to_owned(),
+        offset: finding.offset(),
+        what: finding.to_string(),
+    });
+    Ok(Json(ScrubBody {
+        log_bytes: done.log_bytes,
+        db_bytes: done.db_bytes,
+        findings: findings.collect(),
+        duration_ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }))
+}
+
+impl From<ScrubError> for ApiError {
+    fn from(error: ScrubError) -> Self {
+        match error {
+            ScrubError::Busy => Self::Conflict("the disk is being read already"),
+            ScrubError::Failed(why) => Self::Damaged(why),
+            ScrubError::Stopping => Self::Draining("this node is shutting down".into()),
         }
     }
 }

@@ -68,7 +68,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
     ),
     paths(
         keys::put, keys::get, keys::head, keys::delete, list::list,
-        cluster::status, cluster::cluster, cluster::leader, admin::compact,
+        cluster::status, cluster::cluster, cluster::leader, admin::compact, admin::scrub,
         ops::livez, ops::readyz, ops::scrape, ops::description,
         legacy::set, legacy::get, legacy::status,
         raft::append, raft::vote, raft::snapshot, raft::propose,
@@ -156,6 +156,7 @@ fn router(edge: Edge) -> Router {
         .route("/v1/raft/vote", measured("/v1/raft/vote", post(raft::vote)))
         .route("/v1/raft/snapshot", measured("/v1/raft/snapshot", post(raft::snapshot)))
         .route("/v1/raft/propose", measured("/v1/raft/propose", post(raft::propose)))
+        .route("/v1/admin/scrub", measured("/v1/admin/scrub", post(admin::scrub)))
         .route("/v1/admin/compact", measured("/v1/admin/compact", post(admin::compact)))
         .route("/openapi.json", measured("/openapi.json", get(ops::description)))
         .route("/status", measured("/status", get(legacy::status)));

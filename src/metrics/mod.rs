@@ -129,6 +129,7 @@ pub struct Metrics {
     pub db_live_bytes: Gauge,
     pub db_checkpoint_duration: Histogram,
     pub db_compactions: CompactionMetrics,
+    pub scrub: ScrubMetrics,
     pub kv_keys: Gauge,
     pub kv_revision: Gauge,
     pub watch_streams: Gauge,
@@ -337,6 +338,7 @@ impl Metrics {
                 "Time to make the database durable up to one entry",
             ),
             db_compactions: CompactionMetrics::register(r),
+            scrub: ScrubMetrics::register(r),
             kv_keys: gauge("mmapd_kv_keys", "Keys stored"),
             kv_revision: gauge("mmapd_kv_revision", "Revision of the newest change"),
             watch_streams: gauge("mmapd_watch_streams", "Open watches"),
@@ -368,6 +370,38 @@ impl CompactionMetrics {
         let help = "Time to write the database anew and take its place";
         let duration = r.histogram(COMPACTION_DURATION, help, &[]);
         Self { done: outcome("done"), failed: outcome("failed"), duration }
+    }
+}
+
+/// Of looking at the disk itself.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "a metric is described where it is registered")]
+pub struct ScrubMetrics {
+    pub bytes_log: Counter,
+    pub bytes_db: Counter,
+    pub findings_log: Counter,
+    pub findings_db: Counter,
+    pub passes: Counter,
+}
+
+impl ScrubMetrics {
+    fn register(r: &Declare<'_>) -> Self {
+        let bytes = |file| {
+            let help = "Bytes read from the disk to look for damage";
+            r.counter("mmapd_scrub_bytes_total", help, &[("file", file)])
+        };
+        let findings = |file| {
+            let help = "Places on the disk that contradicted their checksums";
+            r.counter("mmapd_scrub_findings_total", help, &[("file", file)])
+        };
+        let help = "Times that all of the disk was read for damage";
+        Self {
+            bytes_log: bytes("log"),
+            bytes_db: bytes("db"),
+            findings_log: findings("log"),
+            findings_db: findings("db"),
+            passes: r.counter("mmapd_scrub_passes_total", help, &[]),
+        }
     }
 }
 

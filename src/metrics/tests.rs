@@ -1,7 +1,7 @@
 use super::*;
 
 /// The names promised to operators, with a type each.
-const PROMISED: [(&str, &str); 41] = [
+const PROMISED: [(&str, &str); 44] = [
     ("mmapd_build_info", "gauge"),
     ("mmapd_db_checkpoint_duration_seconds", "histogram"),
     ("mmapd_db_compaction_duration_seconds", "histogram"),
@@ -42,6 +42,9 @@ const PROMISED: [(&str, &str); 41] = [
     ("mmapd_raft_snapshots_received_total", "counter"),
     ("mmapd_raft_snapshots_sent_total", "counter"),
     ("mmapd_raft_term", "gauge"),
+    ("mmapd_scrub_bytes_total", "counter"),
+    ("mmapd_scrub_findings_total", "counter"),
+    ("mmapd_scrub_passes_total", "counter"),
     ("mmapd_watch_streams", "gauge"),
 ];
 

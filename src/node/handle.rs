@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::scrub::{Order, ScrubError, Scrubbed};
 use super::work::{Answer, Compacted, Event, NotCompacted};
 use crate::machine::{Applied, Command, View};
 use crate::peers::{self, ForwardError, Peers, Reply};
@@ -204,6 +205,10 @@ pub(super) struct Shared {
     pub(super) map_max: u64,
     /// Turns true when the streams of peers must end.
     pub(super) stopping: watch::Sender<bool>,
+    /// Where the scrubber takes its orders.
+    pub(super) scrubs: std::sync::mpsc::Sender<Order>,
+    /// Is a pass of it under way?
+    pub(super) scrubbing: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -378,6 +383,23 @@ impl Handle {
             Ok(Answer::Compacted(Ok(compacted))) => Ok(compacted),
             Ok(Answer::Compacted(Err(why))) => Err(CompactError::Refused(why)),
             Ok(_) | Err(_) => Err(CompactError::Stopping),
+        }
+    }
+
+    /// Reads the whole disk and compares it with its checksums; damage is dealt with.
+    ///
+    /// # Errors
+    /// See [`ScrubError`].
+    pub async fn scrub(&self) -> Result<Scrubbed, ScrubError> {
+        if self.shared.scrubbing.swap(true, Ordering::AcqRel) {
+            return Err(ScrubError::Busy);
+        }
+        let (asker, answer) = oneshot::channel();
+        self.shared.scrubs.send(Order::Run(asker)).map_err(|_| ScrubError::Stopping)?;
+        let mut stopping = self.shared.stopping.subscribe();
+        tokio::select! {
+            answer = answer => answer.unwrap_or(Err(ScrubError::Stopping)),
+            _ = stopping.wait_for(|stopping| *stopping) => Err(ScrubError::Stopping),
         }
     }
 

@@ -14,6 +14,7 @@ pub mod offline;
 mod open;
 mod pace;
 mod run;
+mod scrub;
 mod work;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use handle::{
 };
 pub use open::{OpenOptions, Parts, node_ids, open};
 pub use run::Fatal;
+pub use scrub::{ScrubError, Scrubbed};
 pub use work::{
     Answer, Arrived, Compacted, Event, Garbage, Measured, NotCompacted, Outgoing, Shipment, Work,
 };
@@ -116,6 +118,17 @@ impl Node {
         let (status_sender, status) = watch::channel(Arc::default());
         let (stopping, _) = watch::channel(false);
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
+        let pace = Arc::new(pace::DiskPace::new());
+        let (scrubs, orders) = std::sync::mpsc::channel();
+        let scrubber = scrub::Scrubber {
+            interval: config.storage.scrub_interval,
+            rate: config.storage.scrub_rate,
+            orders,
+            busy: Arc::default(),
+            outbox: outbox.clone(),
+            pace: Arc::clone(&pace),
+            metrics,
+        };
         let handle = Handle {
             shared: Arc::new(Shared {
                 us,
@@ -129,6 +142,8 @@ impl Node {
                 incoming: Arc::new(tokio::sync::Mutex::new(unfinished(&config.storage.db))),
                 map_max: config.storage.map_max,
                 stopping,
+                scrubs: scrubs.clone(),
+                scrubbing: Arc::clone(&scrubber.busy),
             }),
         };
         spawn_ticker(&runtime, outbox.clone(), config.raft.tick);
@@ -140,10 +155,11 @@ impl Node {
             peers,
             runtime,
             measure,
-            pace: Arc::new(pace::DiskPace::new()),
+            pace,
             fatal: fatal_sender,
+            scrubs,
         };
-        let thread = run::start(core, shell)?;
+        let thread = run::start(core, shell, scrubber)?;
         Ok(Self { handle, thread, fatal, _locks: locks })
     }
 

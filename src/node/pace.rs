@@ -60,7 +60,7 @@ impl DiskPace {
     }
 
     /// Sleeps, but not into the end; `false`: the node stops.
-    fn sleep(&self, time: Duration) -> bool {
+    pub(super) fn sleep(&self, time: Duration) -> bool {
         let ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
         let slept = self.ended.wait_timeout_while(ending, time, |ending| !*ending);
         !*slept.unwrap_or_else(PoisonError::into_inner).0

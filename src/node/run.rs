@@ -6,6 +6,7 @@
 //! | `sync` | runs sync jobs, one at a time | a slow disk must not delay heartbeats |
 //! | `checkpoint` | runs checkpoint jobs | they take longer than a sync |
 //! | `compact` | runs compactions | checkpoints go on meanwhile, or memory would fill |
+//! | `scrub` | reads the disk for damage | it takes hours |
 //! | the runtime's | sockets | |
 //!
 //! The node thread never waits for any of them: it takes what lies in its inbox, lets it
@@ -24,6 +25,7 @@ use super::core::{CompactionJob, Core};
 use super::handle::{Mail, Status, Waiter};
 use super::measure::Measure;
 use super::pace::DiskPace;
+use super::scrub::{Order, Scrubber};
 use super::work::{Answer, Event, Garbage, Work};
 use crate::peers::Peers;
 use crate::store::{CheckpointJob, StoreError, SyncJob};
@@ -86,12 +88,14 @@ pub(super) struct Shell {
     pub(super) measure: Measure,
     pub(super) pace: Arc<DiskPace>,
     pub(super) fatal: FatalSender,
+    pub(super) scrubs: std_mpsc::Sender<Order>,
 }
 
 /// Starts the threads of a node; join the handle after [`Mail::Stop`] was sent.
 pub(super) fn start(
     core: Core<Waiter>,
     shell: Shell,
+    scrubber: Scrubber,
 ) -> Result<thread::JoinHandle<()>, StoreError> {
     let (syncs, sync_queue) = std_mpsc::channel::<SyncJob>();
     let (outbox, pace) = (shell.outbox.clone(), Arc::clone(&shell.pace));
@@ -141,6 +145,10 @@ pub(super) fn start(
         }
         Ok(())
     })?;
+    spawn("scrub", &shell.fatal, move || {
+        scrubber.run();
+        Ok(())
+    })?;
     let fatal = shell.fatal.clone();
     let turns = Turns { core, shell, syncs, checkpoints, compactions };
     spawn("node", &fatal, move || turns.run())
@@ -182,6 +190,7 @@ impl Turns {
             if stop {
                 stopping = true;
                 self.shell.pace.end();
+                drop(self.shell.scrubs.send(Order::End));
             }
             self.core.turn(&mut work)?;
             self.hand_out(&mut work);
@@ -241,6 +250,9 @@ impl Turns {
         }
         if let Some(job) = work.checkpoint.take() {
             drop(self.checkpoints.send(job));
+        }
+        if let Some(scrub) = work.scrub.take() {
+            drop(self.shell.scrubs.send(Order::Look(Box::new(scrub))));
         }
         let slow = work.compaction.take().map(Slow::Compact).into_iter();
         for task in slow.chain(work.garbage.drain(..).map(Slow::Drop)) {

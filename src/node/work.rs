@@ -10,7 +10,8 @@ use crate::peers::Way;
 use crate::raft::message::SnapshotMeta;
 use crate::raft::types::{LogId, NodeId, Term};
 use crate::store::{
-    CheckpointDone, CheckpointJob, Db, HeapPages, PinnedCheckpoint, StoreError, SyncJob, Synced,
+    CheckpointDone, CheckpointJob, Db, Finding, HeapPages, PinnedCheckpoint, Scrub, StoreError,
+    SyncJob, Synced,
 };
 use crate::wire::Packet;
 
@@ -45,6 +46,15 @@ pub enum Event<W> {
     SnapshotSent(NodeId, Option<LogId>),
     /// A [`CheckpointJob`] found the database damaged.
     CheckpointFailed(StoreError),
+    /// A pass of the scrubber shall begin.
+    ScrubWanted,
+    /// The scrubber found this.
+    Damaged(Finding),
+    /// A pass of the scrubber ended.
+    Scrubbed {
+        /// It saw everything, and nothing was damaged.
+        clean: bool,
+    },
     /// Hand leadership to the most caught-up voter.
     StepDown,
 }
@@ -164,6 +174,8 @@ pub struct Work<W> {
     pub checkpoint: Option<CheckpointJob>,
     /// Run this and hand the result back as [`Event::Compacted`].
     pub compaction: Option<CompactionJob>,
+    /// Run this and hand back what it finds as [`Event::Damaged`], then [`Event::Scrubbed`].
+    pub scrub: Option<Scrub>,
     /// Drop these.
     pub garbage: Vec<Garbage>,
     /// Answer these.
@@ -206,6 +218,7 @@ impl<W> Default for Work<W> {
             sync: None,
             checkpoint: None,
             compaction: None,
+            scrub: None,
             garbage: Vec::new(),
             answers: Vec::new(),
             snapshots: Vec::new(),

@@ -23,6 +23,11 @@ pub struct Checked {
 }
 
 impl Db {
+    /// The disk contradicts this page: memory may as well, and is looked at again.
+    pub fn doubt(&self, page: u64) {
+        self.map.set_doubtful(page);
+    }
+
     /// Walks the newest state and compares it with the allocator. What is wrong is remembered:
     /// see [`Db::is_suspect`].
     ///

@@ -420,6 +420,13 @@ impl PageMap {
         self.suspect.store(true, Ordering::Release);
     }
 
+    /// What was verified once is verified again at the next look.
+    pub fn set_doubtful(&self, page: u64) {
+        if let Some(slot) = self.slot(page) {
+            let _ = slot.compare_exchange(VERIFIED, FILE, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
     /// Did any reader find a page damaged?
     #[must_use]
     pub fn is_suspect(&self) -> bool {

@@ -2,6 +2,7 @@
 //! machine, straight from the map.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
@@ -65,6 +66,22 @@ impl Places {
     pub(super) fn place(&self, index: Index) -> Option<Place> {
         let at = index.0.checked_sub(self.base.index.0 + 1)?;
         self.places.get(usize::try_from(at).ok()?).copied()
+    }
+
+    /// The entries whose frames begin in these bytes of a segment, as inclusive runs.
+    pub(super) fn runs_within(&self, segment: u32, bytes: Range<u64>) -> Vec<(Index, Index)> {
+        let mut runs: Vec<(Index, Index)> = Vec::new();
+        let first = self.base.index.0 + 1;
+        for (index, place) in (first..).map(Index).zip(&self.places) {
+            if place.segment != segment || !bytes.contains(&(u64::from(place.eighths) * 8)) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some((_, last)) if last.next() == index => *last = index,
+                _ => runs.push((index, index)),
+            }
+        }
+        runs
     }
 
     /// Forgets entry `first` and all after it.
@@ -132,8 +149,11 @@ impl Places {
         if let Some(damaged) = self.damaged.get(&index) {
             return damaged.head;
         }
-        let (_, map, at) = self.frame(index)?;
-        frame::head(map.bytes(at, frame::HEADER)?).ok()
+        let place = self.place(index)?;
+        let map = self.segments.get(&place.segment)?;
+        // It has a checksum of its own, so it may stand before a damaged payload.
+        let header = map.bytes(u64::from(place.eighths) * 8, frame::HEADER)?;
+        frame::head(header).ok().filter(|head| head.id.index == index)
     }
 }
 

@@ -219,14 +219,14 @@ impl Scrub {
             Ok(Next::More) => self.segment = Some(segment),
             Ok(Next::End) => {}
             Ok(Next::Damaged { offset, last }) => {
-                self.report(&segment, offset, last);
+                self.report(&segment, offset);
                 segment.next = last.map_or(segment.next, Index::next);
                 self.segment = (segment.at < segment.durable).then_some(segment);
             }
             Err(error) if is_lost(&error) => {
                 let at = segment.at;
-                let last = segment.skip();
-                self.report(&segment, at, last);
+                segment.skip();
+                self.report(&segment, at);
                 self.segment = (segment.at < segment.durable).then_some(segment);
             }
             Err(error) => return Err(error),
@@ -234,18 +234,15 @@ impl Scrub {
         Ok(())
     }
 
-    /// Notes damage, unless the segment was compacted away meanwhile.
-    fn report(&mut self, segment: &Segment, offset: u64, last: Option<Index>) {
-        let places = self.log.lock();
-        if !places.segments.contains_key(&segment.number) {
-            return;
-        }
-        // Without a batch that says it: whatever the segment may hold from here on.
-        let first = segment.next;
-        let last = last.unwrap_or_else(|| places.last());
-        drop(places);
+    /// Notes damage from `offset` to the place where the segment goes on, if entries lie
+    /// there: not when they were replaced, or repaired elsewhere, or the segment is gone.
+    fn report(&mut self, segment: &Segment, offset: u64) {
         let file = name_of(&segment.map);
-        self.done.findings.push(Finding::Log { file, offset, first, last });
+        let runs = self.log.lock().runs_within(segment.number, offset..segment.at);
+        for (first, last) in runs {
+            let file = file.clone();
+            self.done.findings.push(Finding::Log { file, offset, first, last });
+        }
     }
 
     fn open_segment(&mut self) -> Result<(), StoreError> {
@@ -272,11 +269,7 @@ impl Scrub {
         let mapped = map.bytes(0, PAGE).and_then(SegmentHeader::decode);
         let damaged = on_disk.is_none();
         let Some(header) = on_disk.or(mapped) else {
-            if self.log.lock().segments.contains_key(&number) {
-                let (file, last) = (name_of(&map), self.log.lock().last());
-                let first = Index(0);
-                self.done.findings.push(Finding::Log { file, offset: 0, first, last });
-            }
+            self.report_header(number, &map);
             return Ok(());
         };
         let next = header.prev.index.next();
@@ -286,10 +279,19 @@ impl Scrub {
         let segment =
             Segment { number, map, durable, header, at, batch, end, next, window, window_at: 0 };
         if damaged {
-            self.report(&segment, 0, Some(header.prev.index));
+            self.report_header(number, &segment.map);
         }
         self.segment = Some(segment);
         Ok(())
+    }
+
+    /// Both copies of the header are damaged: every entry of the segment depends on them.
+    fn report_header(&mut self, number: u32, map: &AppendMap) {
+        let runs = self.log.lock().runs_within(number, 0..u64::MAX);
+        for (first, last) in runs {
+            let file = name_of(map);
+            self.done.findings.push(Finding::Log { file, offset: 0, first, last });
+        }
     }
 
     fn db_step(&mut self, todo: Todo) -> Result<(), StoreError> {
@@ -470,6 +472,11 @@ impl Segment {
             let end = (start + BATCH as u64).checked_add(u64::from(batch.bytes));
             self.at = start + BATCH as u64;
             self.end = end.unwrap_or(u64::MAX).min(self.durable);
+            if batch.is_mark() {
+                // What follows it is filling.
+                self.at = self.end;
+                return Ok(Next::More);
+            }
             (self.batch, self.next) = (Some(batch), batch.first);
             return Ok(Next::More);
         }
@@ -497,8 +504,11 @@ impl Segment {
         let bytes = self.bytes(start, frame::HEADER, done)?;
         let head = bytes.and_then(|bytes| frame::head(bytes).ok());
         let inside = |size: usize| start.saturating_add(size as u64) <= self.end;
+        // A repair holds single entries.
+        let any = self.batch.is_some_and(|batch| batch.is_repair());
+        let follows = |index: Index| index == wanted || (any && index > wanted);
         let Some(Head { id, len, pcrc, .. }) =
-            head.filter(|head| head.id.index == wanted && inside(head.size))
+            head.filter(|head| follows(head.id.index) && inside(head.size))
         else {
             // Nothing says where the next frame begins.
             return Ok(Next::Damaged { offset: start, last: self.skip() });

@@ -26,7 +26,8 @@ use crate::store::{Db, Disk, LogReader, StoreError, is_no_space};
 /// The compaction that is under way.
 #[derive(Debug)]
 pub(super) struct Compacting<W> {
-    waiter: W,
+    /// Nobody waits when damage on the disk is the reason.
+    waiter: Option<W>,
     since_us: u64,
     /// The log keeps what follows this.
     after: Index,
@@ -34,6 +35,7 @@ pub(super) struct Compacting<W> {
     applied: Arc<AtomicU64>,
     /// Of the database that is copied: when another file took its place, the copy is of no use.
     generation: u64,
+    distrusted: bool,
     /// The copy, when little is missing.
     copy: Option<Box<Db>>,
     path: PathBuf,
@@ -113,9 +115,10 @@ fn checkpoint(copy: &mut Db, pace: &dyn Pace) -> Result<(), StoreError> {
 
 impl<W> Core<W> {
     /// Starts a compaction, unless one is under way.
-    pub(super) fn begin_compaction(&mut self, waiter: W, work: &mut Work<W>) {
+    pub(super) fn begin_compaction(&mut self, waiter: Option<W>, work: &mut Work<W>) {
         if self.compacting.is_some() {
-            work.answers.push((waiter, Answer::Compacted(Err(NotCompacted::Busy))));
+            let busy = Answer::Compacted(Err(NotCompacted::Busy));
+            work.answers.extend(waiter.map(|waiter| (waiter, busy)));
             return;
         }
         let copying = self.db.begin_compaction();
@@ -126,6 +129,7 @@ impl<W> Core<W> {
             after: copying.applied().index,
             applied: Arc::clone(&applied),
             generation: self.db.generation(),
+            distrusted: false,
             copy: None,
             path: copying.path().to_owned(),
         });
@@ -153,9 +157,22 @@ impl<W> Core<W> {
             }
             Err(why) => {
                 let Some(compacting) = self.compacting.take() else { return Ok(()) };
-                work.answers.push((compacting.waiter, Answer::Compacted(Err(why))));
+                if compacting.waiter.is_none()
+                    && let NotCompacted::Damaged(why) = why
+                {
+                    return self.cannot_rewrite(why, work);
+                }
+                let answer = Answer::Compacted(Err(why));
+                work.answers.extend(compacting.waiter.map(|waiter| (waiter, answer)));
                 Ok(())
             }
+        }
+    }
+
+    /// The copy may hold damage that nobody looked for: it must not take the place.
+    pub(super) fn distrust_copy(&mut self) {
+        if let Some(compacting) = &mut self.compacting {
+            compacting.distrusted = true;
         }
     }
 
@@ -189,7 +206,9 @@ impl<W> Core<W> {
         }
         let Some(mut compacting) = self.compacting.take() else { return Ok(()) };
         let Some(mut copy) = compacting.copy.take() else { return Ok(()) };
-        let gone = compacting.generation != self.db.generation() || self.is_rebuilding();
+        let gone = compacting.generation != self.db.generation()
+            || compacting.distrusted
+            || self.is_rebuilding();
         let refusal = if gone {
             Some(NotCompacted::Superseded)
         } else {
@@ -210,7 +229,8 @@ impl<W> Core<W> {
         if let Some(why) = refusal {
             work.garbage.push(Garbage::Db(copy));
             discard(&*self.disk, &path)?;
-            work.answers.push((waiter, Answer::Compacted(Err(why))));
+            let answer = Answer::Compacted(Err(why));
+            work.answers.extend(waiter.map(|waiter| (waiter, answer)));
             return Ok(());
         }
         let before_bytes = self.db.size_bytes();
@@ -223,7 +243,8 @@ impl<W> Core<W> {
             live_bytes: self.db.live_bytes(),
             revision: self.db.state().revision,
         };
-        work.answers.push((waiter, Answer::Compacted(Ok(compacted))));
+        let answer = Answer::Compacted(Ok(compacted));
+        work.answers.extend(waiter.map(|waiter| (waiter, answer)));
         Ok(())
     }
 }

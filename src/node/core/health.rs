@@ -12,7 +12,7 @@
 //!
 //! A node alone has nobody to ask: there the errors of the store end the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -42,6 +42,14 @@ pub(super) struct Health {
     told: Fitness,
     /// Frames of a peer that wait until the log may be written.
     frames: Option<Bytes>,
+    /// The last pass of the scrubber found damage.
+    pub(super) disk_damage: bool,
+    /// The database that the scrubber reads; findings in another one are of no use.
+    pub(super) scrubbed: u64,
+    /// Entries that are damaged on the disk and whole in memory: to be written again.
+    pub(super) rewrite: BTreeSet<Index>,
+    /// The database is to be written anew, as soon as no compaction is under way.
+    pub(super) rewrite_db: bool,
     /// When help was asked for last, and whose turn it is.
     asked_at: u64,
     turn: usize,
@@ -73,6 +81,7 @@ impl<W> Core<W> {
             ("log-lost", self.raft.is_amnesiac()),
             ("database-damaged", self.db.is_suspect()),
             ("database-rebuilding", self.health.rebuild_to.is_some()),
+            ("disk-damage", self.health.disk_damage),
             ("digest-mismatch", self.health.disputed.is_some()),
         ];
         alarms.into_iter().filter(|(_, raised)| *raised).map(|(name, _)| name).collect()
@@ -81,6 +90,7 @@ impl<W> Core<W> {
     /// Repairs what can be repaired now, and tells the protocol what is still missing. Once a
     /// turn, before anything else.
     pub(super) fn heal(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        self.rewrite_found(work)?;
         if !self.syncing
             && !self.log.has_staged()
             && let Some(frames) = self.health.frames.take()
@@ -133,6 +143,10 @@ impl<W> Core<W> {
                 why: "a reader found it damaged".into(),
             };
             self.lose_database(why, work)?;
+        }
+        if self.health.rewrite_db && self.compacting.is_none() {
+            self.health.rewrite_db = false;
+            self.begin_compaction(None, work);
         }
         self.ask_for_help(work);
         Ok(())
@@ -198,7 +212,7 @@ impl<W> Core<W> {
     }
 
     /// All members but this node.
-    fn others(&self) -> Vec<NodeId> {
+    pub(super) fn others(&self) -> Vec<NodeId> {
         let mut members = self.raft.membership().members();
         members.retain(|id| *id != self.us.node);
         members

@@ -21,6 +21,7 @@
 mod apply;
 mod compact;
 mod files;
+mod found;
 mod health;
 mod replicate;
 
@@ -267,7 +268,7 @@ impl<W> Core<W> {
                 Ok(())
             }
             Event::Compact(waiter) => {
-                self.begin_compaction(waiter, work);
+                self.begin_compaction(Some(waiter), work);
                 Ok(())
             }
             Event::Compacted(done) => self.compacted(done, work),
@@ -285,6 +286,15 @@ impl<W> Core<W> {
             Event::CheckpointFailed(why) => {
                 self.checkpointing = false;
                 self.lose_database(why, work)
+            }
+            Event::ScrubWanted => self.begin_scrub(work),
+            Event::Damaged(finding) => {
+                self.found(&finding);
+                Ok(())
+            }
+            Event::Scrubbed { clean } => {
+                self.health.disk_damage = !clean;
+                Ok(())
             }
             Event::StepDown => match self.most_caught_up() {
                 Some(to) => self.step(Input::Transfer { to }, work),
