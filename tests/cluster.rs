@@ -12,7 +12,8 @@ mod support {
 }
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -668,4 +669,70 @@ fn a_clean_store_is_not_accused() {
         }
     }
     assert_eq!(scrub(&mut client), [""; 0]);
+}
+
+/// How many checkpoints a node has written since its start.
+fn checkpoints(node: &Node) -> u64 {
+    let text = node.client().get("/metrics").expect("an answer").text();
+    let line = text.lines().find_map(|line| {
+        line.strip_prefix("mmapd_db_checkpoint_duration_seconds_count ")?.parse().ok()
+    });
+    line.unwrap_or(0)
+}
+
+#[test]
+fn a_slow_reader_gets_the_value_it_asked_for_and_gives_its_pages_back() {
+    const LEN: usize = 8 << 20;
+    const OVERWRITES: u8 = 20;
+    let _turn = turn();
+    let tuning = "[limits]\nvalue = \"8MiB\"\n[storage]\ncheckpoint_interval = \"200ms\"\n";
+    let cluster = Cluster::start(1, tuning);
+    let node = &cluster.nodes[0];
+    let mut client = node.client().with_timeout(support::process::PATIENCE);
+    let value = |n: u8| -> Vec<u8> { (0..LEN).map(|at| at.to_le_bytes()[at % 3] ^ n).collect() };
+    let mut write = |n: u8| {
+        let reply = client.put("long", value(n)).expect("an answer");
+        assert!(matches!(reply.status, 200 | 201), "{}: {}", reply.status, reply.text());
+    };
+    let overwrite = |write: &mut dyn FnMut(u8)| {
+        for n in 1..=OVERWRITES {
+            let before = checkpoints(node);
+            write(n);
+            if n % 5 == 0 {
+                wait("a checkpoint", || (checkpoints(node) > before).then_some(()));
+            }
+        }
+    };
+
+    write(0);
+    let mut slow = TcpStream::connect(("127.0.0.1", node.port)).expect("it listens");
+    slow.set_read_timeout(Some(support::process::PATIENCE)).expect("not zero");
+    slow.write_all(b"GET /v1/keys/long HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .expect("it reads");
+    let mut seen = vec![0; 1000];
+    slow.read_exact(&mut seen).expect("the answer begins");
+    // The rest is more than the sockets hold, so the server still has to send some of it.
+    overwrite(&mut write);
+    let mut piece = [0; 4096];
+    loop {
+        match slow.read(&mut piece).expect("it goes on") {
+            0 => break,
+            len => seen.extend_from_slice(&piece[..len]),
+        }
+    }
+    let end = seen.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    let head = String::from_utf8_lossy(&seen[..end]).to_ascii_lowercase();
+    assert!(head.contains(&format!("content-length: {LEN}\r\n")), "{head}");
+    assert!(seen[end..] == value(0), "not one byte of a newer value");
+
+    // Nobody reads now: the next values go where the last ones were.
+    let whole = LEN as u64;
+    let before = node.number("db_size_bytes").expect("a status");
+    overwrite(&mut write);
+    wait("only the newest value is live", || {
+        (node.number("db_live_bytes")? < 2 * whole).then_some(())
+    });
+    let after = node.number("db_size_bytes").expect("a status");
+    println!("slow reader: the file went from {before} to {after} bytes");
+    assert!(after < before + u64::from(OVERWRITES / 2) * whole, "{before} became {after}");
 }

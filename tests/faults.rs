@@ -610,3 +610,36 @@ fn a_full_file_system_costs_nothing_that_was_acknowledged() {
     all_there(&mut node.client(), &kept);
     node.kill();
 }
+
+/// Somebody cuts a file under a running node: the read that meets the missing page ends it, and
+/// says where.
+#[test]
+fn a_page_that_is_gone_ends_the_node_and_is_named() {
+    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut node = node_in(&root.path().join("node"));
+    node.start();
+    let mut client = node.client();
+    for number in 0..400 {
+        assert!(client.put(&format!("k{number}"), "v".repeat(900)).unwrap().status < 300);
+    }
+    let path = root.path().join("node/db.mmapd");
+    wait("a checkpoint holds all of it", || {
+        let bytes = fs::read(&path).ok()?;
+        (bytes.iter().filter(|byte| **byte == b'v').count() >= 400 * 900).then_some(())
+    });
+    node.signal(rustix::process::Signal::TERM);
+    assert_eq!(node.exit_code(), Some(0));
+    node.start();
+    let db = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    db.set_len(128 << 10).unwrap();
+    let mut client = node.client();
+    let gone = (0..400).any(|number| client.read(&format!("k{number}")).is_err());
+    assert!(gone, "some key lay behind the cut");
+    assert_eq!(node.exit_code(), Some(74), "{}", node.log_tail());
+    let tail = node.log_tail();
+    let line = tail.lines().find(|line| line.contains("SIGBUS")).unwrap_or_default();
+    assert!(line.contains("reading db.mmapd at byte "), "{tail}");
+    let number = line.split("at byte ").nth(1).and_then(|rest| rest.split(' ').next());
+    let offset: u64 = number.unwrap().parse().unwrap();
+    assert!(offset >= 128 << 10, "{line}");
+}

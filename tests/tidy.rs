@@ -27,13 +27,14 @@ const IMPORTS: &[(&str, &[&str])] = &[
 
 /// Blocks of `unsafe`, all in this file. To add one, change the number, in review.
 const UNSAFE_FILE: &str = "src/store/map.rs";
-const UNSAFE_BLOCKS: usize = 5;
+const UNSAFE_BLOCKS: usize = 12;
 
 /// Lines of code in one file, without comments, blank lines and tests.
 const CODE_MAX: usize = 500;
 
 /// Files that may be longer, up to this many lines, and why. They may shrink, not grow.
 const LONGER: &[(&str, usize, &str)] = &[
+    ("src/store/map.rs", 670, "all the unsafe of the crate, each beside what makes it sound"),
     ("src/store/tree.rs", 510, "one tree: search, change and scan share every invariant"),
     ("src/store/simdisk.rs", 600, "one disk with all its faults; for tests only"),
 ];

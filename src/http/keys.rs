@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::Edge;
 use super::error::{ApiError, Problem, etag};
 use super::extract::{self, Query};
+use super::value;
 use crate::machine::{Applied, CONTENT_TYPE_MAX, Command, Record, Tags, View};
 use crate::node::Consistency;
 
@@ -319,7 +320,7 @@ pub(super) async fn get(State(edge): State<Edge>, request: Request) -> Result<Re
     if wants_json(&head.headers) {
         return Ok((tag, Json(Envelope::new(&key, &record, true))).into_response());
     }
-    let mut response = raw(&record);
+    let mut response = raw(&record, value::body(&view, &key, &record)?);
     response.headers_mut().extend(
         tag.into_iter()
             .filter_map(|(name, tag)| HeaderValue::try_from(tag).ok().map(|tag| (name, tag))),
@@ -335,8 +336,8 @@ pub(super) fn wants_json(headers: &HeaderMap) -> bool {
 }
 
 /// The bytes as they are, in a way that no browser runs them.
-fn raw(record: &Record<'_>) -> Response {
-    let mut response = Response::new(Body::from(record.value.to_vec()));
+fn raw(record: &Record<'_>, body: Body) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     let kind = content_type(record);
     let value = HeaderValue::try_from(kind).unwrap_or(HeaderValue::from_static(BYTES));

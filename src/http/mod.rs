@@ -18,6 +18,7 @@ mod ops;
 mod pace;
 mod raft;
 mod serve;
+mod value;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -3,6 +3,8 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::record::Record;
 use crate::raft::types::Index;
 use crate::store::scan::prefix_end;
@@ -81,6 +83,18 @@ impl View {
     pub fn get(&self, key: &[u8]) -> Result<Option<Record<'_>>, StoreError> {
         let Some(bytes) = self.snapshot.get(Tree::Kv, key)? else { return Ok(None) };
         super::decode(key, bytes).map(Some)
+    }
+
+    /// The value of a key without a copy, if it is long enough to have pages of its own. The
+    /// bytes hold on to the snapshot: see [`Held`](crate::store::Held).
+    ///
+    /// # Errors
+    /// Those of the store: damaged pages.
+    pub fn held(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let Some(held) = Snapshot::hold(&self.snapshot, Tree::Kv, key)? else { return Ok(None) };
+        let stored = Bytes::from_owner(held);
+        let len = super::decode(key, &stored)?.value.len();
+        Ok(Some(stored.slice(stored.len() - len..)))
     }
 
     /// Calls `visit` with each item of `range` in order until it says `false`.

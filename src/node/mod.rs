@@ -42,6 +42,7 @@ use crate::raft;
 use crate::raft::types::NodeId;
 use crate::store::db::unfinished;
 use crate::store::disk::{LinuxDisk, parent};
+use crate::store::map::name_faults;
 use crate::store::{DbOptions, Disk, Identity, LogOptions, Shrink, StoreError, resident_bytes};
 use handle::{Mail, Shared};
 use measure::{FileWatch, Losses, Measure};
@@ -82,6 +83,7 @@ impl Node {
     /// # Errors
     /// Those of the store.
     pub fn start(config: &Config, metrics: &'static Metrics) -> Result<Self, StoreError> {
+        name_faults();
         let observer = Arc::new(FileWatch(metrics));
         let disk: Arc<dyn Disk> = Arc::new(LinuxDisk::new(Some(observer)));
         let locks = lock(&*disk, config)?;

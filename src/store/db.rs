@@ -195,7 +195,7 @@ impl Snapshot {
         Self { pin: map.pin(), roots: meta.roots, state: meta.state.clone() }
     }
 
-    fn root(&self, tree: Tree) -> &Root {
+    pub(super) fn root(&self, tree: Tree) -> &Root {
         &self.roots[tree as usize]
     }
 
@@ -204,7 +204,8 @@ impl Snapshot {
     /// # Errors
     /// `Corrupt`.
     pub fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
-        tree::get(self, self.root(tree), key)
+        let found = tree::find(self, self.root(tree), key)?;
+        found.map(|value| tree::whole_value(self, &value)).transpose()
     }
 
     /// Walks the keys between two bounds, upwards or downwards.
@@ -600,7 +601,10 @@ impl Txn<'_> {
         key: &[u8],
         look: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, StoreError> {
-        self.change(tree, |work, root| Ok(tree::get(work, root, key)?.map(look)))
+        self.change(tree, |work, root| {
+            let Some(value) = tree::find(work, root, key)? else { return Ok(None) };
+            tree::whole_value(work, &value).map(look).map(Some)
+        })
     }
 
     /// Stores a value.

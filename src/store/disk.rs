@@ -211,7 +211,8 @@ impl LinuxDisk {
         // believed otherwise (storage paper, 2.3).
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
             .map_err(|errno| StoreError::io("fadvise", &name)(errno.into()))?;
-        let memory = Memory::of_file(&file, reserve).map_err(StoreError::io("mmap", &name))?;
+        let memory =
+            Memory::of_file(&file, reserve, &name).map_err(StoreError::io("mmap", &name))?;
         if let Some(observer) = &self.observer {
             observer.mapped(kind, reserve);
         }

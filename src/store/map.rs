@@ -23,38 +23,223 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::disk::{Region, grow_with_zeros};
 use super::error::{StoreError, is_no_space};
 
+/// Reading a mapped page that the disk does not give, or that somebody cut off the file, is a
+/// signal and no error: SIGBUS. A handler names the file and the byte and ends the process,
+/// as any other failure of the disk does.
+///
+/// It may run at any moment on any thread, so it takes no lock and no memory: the maps are
+/// noted in a table of atomics, their names beside them.
+#[cfg(not(miri))]
+mod faults {
+    use std::ptr;
+    use std::sync::Once;
+    use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+    /// Maps that can be noted at a time; a fault in one more is not named.
+    const SLOTS: usize = 2048;
+    /// Bytes of a name, from its end.
+    const NAME: usize = 120;
+    /// Exit code of a failed disk.
+    const EXIT: i32 = 74;
+
+    struct Slot {
+        /// First address; 0: free, 1: being filled in.
+        start: AtomicUsize,
+        len: AtomicUsize,
+        name: [AtomicU8; NAME],
+    }
+
+    static MAPS: [Slot; SLOTS] = [const {
+        Slot {
+            start: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+            name: [const { AtomicU8::new(0) }; NAME],
+        }
+    }; SLOTS];
+
+    /// A noted map; dropped, it is forgotten.
+    #[derive(Debug)]
+    pub(super) struct Noted(Option<usize>);
+
+    /// Notes that the addresses from `start` on show the file `name`.
+    pub(super) fn note(start: usize, len: usize, name: &str) -> Noted {
+        let free = |slot: &Slot| {
+            slot.start.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        let Some(place) = MAPS.iter().position(free) else { return Noted(None) };
+        let slot = &MAPS[place];
+        // Made under another name, and known by this one when it is read.
+        let tail = if name.ends_with(".tmp") { &b".seg"[..] } else { &[] };
+        let name = name.strip_suffix(".tmp").unwrap_or(name).as_bytes();
+        let name = &name[name.len().saturating_sub(NAME - tail.len())..];
+        let bytes = name.iter().chain(tail).copied().chain(std::iter::repeat(0));
+        for (to, byte) in slot.name.iter().zip(bytes) {
+            to.store(byte, Ordering::Relaxed);
+        }
+        slot.len.store(len, Ordering::Relaxed);
+        slot.start.store(start, Ordering::Release);
+        Noted(Some(place))
+    }
+
+    impl Drop for Noted {
+        fn drop(&mut self) {
+            if let Some(place) = self.0 {
+                MAPS[place].start.store(0, Ordering::Release);
+            }
+        }
+    }
+
+    /// A line that is put together without memory.
+    struct Line {
+        bytes: [u8; 320],
+        len: usize,
+    }
+
+    impl Line {
+        fn push(&mut self, bytes: impl IntoIterator<Item = u8>) {
+            for byte in bytes {
+                if let Some(to) = self.bytes.get_mut(self.len) {
+                    *to = byte;
+                    self.len += 1;
+                }
+            }
+        }
+
+        fn number(&mut self, number: usize) {
+            let mut power = 1;
+            while number / power >= 10 {
+                power *= 10;
+            }
+            while power > 0 {
+                self.push([b'0' + u8::try_from(number / power % 10).unwrap_or(0)]);
+                power /= 10;
+            }
+        }
+    }
+
+    /// What is said of a fault at this address; `None`: it is in none of our maps.
+    fn describe(address: usize) -> Option<Line> {
+        let holds = |slot: &&Slot| {
+            let start = slot.start.load(Ordering::Acquire);
+            start > 1 && address >= start && address - start < slot.len.load(Ordering::Relaxed)
+        };
+        let slot = MAPS.iter().find(holds)?;
+        let mut line = Line { bytes: [0; 320], len: 0 };
+        line.push(*b"mmapd: fatal: reading ");
+        let name = slot.name.iter().map(|byte| byte.load(Ordering::Relaxed));
+        line.push(name.take_while(|byte| *byte != 0));
+        line.push(*b" at byte ");
+        line.number(address - slot.start.load(Ordering::Relaxed));
+        line.push(*b" failed (SIGBUS): the disk does not give the page, or the file was cut; ");
+        line.push(*b"start again to recover\n");
+        Some(line)
+    }
+
+    extern "C" fn on_fault(
+        signal: libc::c_int,
+        info: *mut libc::siginfo_t,
+        _context: *mut libc::c_void,
+    ) {
+        // SAFETY: with SA_SIGINFO the kernel passes a pointer to a filled-in structure, which
+        // stays as it is until the handler returns.
+        let info = unsafe { &*info };
+        // SAFETY: for SIGBUS the address is the valid member of the union.
+        let address = unsafe { info.si_addr() };
+        let Some(line) = describe(address.addr()) else {
+            // Not ours: it happens again when we return, and then as if we were not here.
+            // SAFETY: async-signal-safe by POSIX; SIG_DFL is a valid disposition.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+            return;
+        };
+        // SAFETY: async-signal-safe by POSIX; the pointer and length are of a live array.
+        unsafe { libc::write(2, line.bytes.as_ptr().cast(), line.len) };
+        // SAFETY: async-signal-safe by POSIX; it does not return.
+        unsafe { libc::_exit(EXIT) }
+    }
+
+    /// From now on a fault in a map ends the process with a line that names it.
+    pub(super) fn watch() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            // SAFETY: all of its members are integers, pointers or arrays of them, and an
+            // optional function, for which zeros are valid values.
+            let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+            action.sa_sigaction = on_fault as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            // SAFETY: `action` is whole and lives through the call; the handler has the
+            // signature that SA_SIGINFO asks for and does only what is async-signal-safe.
+            let set = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) };
+            assert!(set == 0, "SIGBUS can be handled");
+        });
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_fault_is_named_while_its_map_is_noted() {
+            let text = |address| {
+                describe(address).map(|line| String::from_utf8_lossy(&line.bytes).into_owned())
+            };
+            // Addresses that no map of this process can have.
+            let noted = note(1 << 20, 4096, "some/dir/0000000000000007.tmp");
+            let said = text((1 << 20) + 1234).unwrap();
+            assert!(said.contains("some/dir/0000000000000007.seg at byte 1234 failed"), "{said}");
+            assert!(text((1 << 20) - 1).is_none() && text((1 << 20) + 4096).is_none());
+            drop(noted);
+            assert!(text((1 << 20) + 1234).is_none());
+            let noted = note(1 << 20, 4096, &"long/".repeat(100));
+            assert!(text(1 << 20).unwrap().contains("g/long/ at byte 0 "));
+            drop(noted);
+        }
+    }
+}
+
+/// From now on a failed read of a map ends the process with exit code 74 and one line that
+/// names the file and the byte, instead of a bare SIGBUS.
+pub fn name_faults() {
+    #[cfg(not(miri))]
+    faults::watch();
+}
+
 /// Addresses from the operating system.
 #[cfg(not(miri))]
 mod raw {
     use memmap2::{Advice, MmapOptions, MmapRaw};
 
-    use super::{File, io};
+    use super::{File, faults, io};
 
     #[derive(Debug)]
-    pub(super) struct Raw(MmapRaw);
+    pub(super) struct Raw {
+        /// Forgotten before the addresses are given back.
+        _noted: Option<faults::Noted>,
+        map: MmapRaw,
+    }
 
     impl Raw {
-        pub(super) fn of_file(file: &File, len: usize) -> io::Result<Self> {
-            let raw = MmapOptions::new().len(len).map_raw_read_only(file)?;
-            raw.advise(Advice::DontDump)?;
-            Ok(Self(raw))
+        pub(super) fn of_file(file: &File, len: usize, name: &str) -> io::Result<Self> {
+            let map = MmapOptions::new().len(len).map_raw_read_only(file)?;
+            map.advise(Advice::DontDump)?;
+            let noted = faults::note(map.as_ptr().addr(), len, name);
+            Ok(Self { map, _noted: Some(noted) })
         }
 
         pub(super) fn anonymous(len: usize) -> io::Result<Self> {
             let map = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
-            Ok(Self(MmapRaw::from(map)))
+            Ok(Self { map: MmapRaw::from(map), _noted: None })
         }
 
         pub(super) fn flush(&self, offset: usize, len: usize) -> io::Result<()> {
-            self.0.flush_range(offset, len)
+            self.map.flush_range(offset, len)
         }
 
         pub(super) fn as_mut_ptr(&self) -> *mut u8 {
-            self.0.as_mut_ptr()
+            self.map.as_mut_ptr()
         }
 
         pub(super) fn len(&self) -> usize {
-            self.0.len()
+            self.map.len()
         }
     }
 }
@@ -81,7 +266,7 @@ mod raw {
     }
 
     impl Raw {
-        pub(super) fn of_file(_: &File, _: usize) -> io::Result<Self> {
+        pub(super) fn of_file(_: &File, _: usize, _: &str) -> io::Result<Self> {
             Err(io::ErrorKind::Unsupported.into())
         }
 
@@ -116,10 +301,10 @@ pub struct Memory {
 
 impl Memory {
     /// Maps `file` read-only with room for `reserve` bytes; what lies past its end becomes
-    /// readable when the file grows.
-    pub(super) fn of_file(file: &File, reserve: u64) -> io::Result<Self> {
+    /// readable when the file grows. `name` is said when reading fails.
+    pub(super) fn of_file(file: &File, reserve: u64, name: &str) -> io::Result<Self> {
         let len = usize::try_from(reserve).map_err(io::Error::other)?;
-        Ok(Self { raw: Raw::of_file(file, len)?, anonymous: false })
+        Ok(Self { raw: Raw::of_file(file, len, name)?, anonymous: false })
     }
 
     /// Zeroed memory that no file backs.

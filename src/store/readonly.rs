@@ -65,7 +65,7 @@ impl Disk for ReadOnlyDisk {
         // What the disk holds is asked for, not what the cache does.
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
             .map_err(|errno| StoreError::io("fadvise", &name)(errno.into()))?;
-        let memory = Memory::of_file(&file, reserve.max(len).max(4096));
+        let memory = Memory::of_file(&file, reserve.max(len).max(4096), &name);
         let memory = Arc::new(memory.map_err(StoreError::io("mmap", &name))?);
         Ok(Some(Box::new(ReadOnlyRegion { name, file, len, memory })))
     }

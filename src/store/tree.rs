@@ -138,11 +138,11 @@ pub(super) fn load<S: Source>(
 }
 
 /// Looks a key up. Allocates nothing.
-pub(super) fn get<'a, S: Source>(
+pub(super) fn find<'a, S: Source>(
     source: &'a S,
     root: &Root,
     key: &[u8],
-) -> Result<Option<&'a [u8]>, StoreError> {
+) -> Result<Option<Value<'a>>, StoreError> {
     if root.page == 0 {
         return Ok(None);
     }
@@ -157,7 +157,7 @@ pub(super) fn get<'a, S: Source>(
     match search(source, &view, kind, key)? {
         Ok(index) => {
             let cell = view.leaf(index).ok_or_else(|| damaged(source, &view))?;
-            whole_value(source, &cell.value).map(Some)
+            Ok(Some(cell.value))
         }
         Err(_) => Ok(None),
     }
@@ -247,7 +247,7 @@ impl<B: Source> Workspace<'_, B> {
 
     /// Removes `key` and says whether it was there.
     pub(super) fn delete(&mut self, root: &mut Root, key: &[u8]) -> Result<bool, StoreError> {
-        if get(self, root, key)?.is_none() {
+        if find(self, root, key)?.is_none() {
             return Ok(false);
         }
         let (leaf, mut path) = self.descend(root, key)?;
