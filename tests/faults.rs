@@ -241,6 +241,9 @@ impl Alone {
                 self.core.turn(&mut work)?;
             }
             self.answers.extend(std::mem::take(&mut work.answers));
+            if let Some(job) = work.spare {
+                events.push(Event::SpareMade(job.run()?));
+            }
             if let Some(job) = work.compaction {
                 events.push(Event::Compacted(job.run(&Unpaced)?));
             }

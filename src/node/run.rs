@@ -28,7 +28,7 @@ use super::pace::DiskPace;
 use super::scrub::{Order, Scrubber};
 use super::work::{Answer, Event, Garbage, Work};
 use crate::peers::Peers;
-use crate::store::{CheckpointJob, StoreError, SyncJob};
+use crate::store::{CheckpointJob, SpareJob, StoreError, SyncJob};
 
 /// Mail taken in one turn.
 const TURN_MAX: usize = 1024;
@@ -134,6 +134,12 @@ pub(super) fn start(
     spawn("compact", &shell.fatal, move || {
         for task in compaction_queue {
             match task {
+                Slow::Spare(job) => {
+                    let done = Mail::Event(Event::SpareMade(job.run()?));
+                    if outbox.blocking_send(done).is_err() {
+                        break;
+                    }
+                }
                 Slow::Compact(job) => {
                     let done = Mail::Event(Event::Compacted(job.run(&*pace)?));
                     if outbox.blocking_send(done).is_err() {
@@ -156,6 +162,7 @@ pub(super) fn start(
 
 /// What nobody waits for.
 enum Slow {
+    Spare(SpareJob),
     Compact(CompactionJob),
     Drop(Garbage),
 }
@@ -254,7 +261,8 @@ impl Turns {
         if let Some(scrub) = work.scrub.take() {
             drop(self.shell.scrubs.send(Order::Look(Box::new(scrub))));
         }
-        let slow = work.compaction.take().map(Slow::Compact).into_iter();
+        let spare = work.spare.take().map(Slow::Spare).into_iter();
+        let slow = spare.chain(work.compaction.take().map(Slow::Compact));
         for task in slow.chain(work.garbage.drain(..).map(Slow::Drop)) {
             drop(self.compactions.send(task));
         }

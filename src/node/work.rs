@@ -10,8 +10,8 @@ use crate::peers::Way;
 use crate::raft::message::SnapshotMeta;
 use crate::raft::types::{LogId, NodeId, Term};
 use crate::store::{
-    CheckpointDone, CheckpointJob, Db, Finding, HeapPages, PinnedCheckpoint, Scrub, StoreError,
-    SyncJob, Synced,
+    CheckpointDone, CheckpointJob, Db, Finding, HeapPages, PinnedCheckpoint, Scrub, SpareDone,
+    SpareJob, StoreError, SyncJob, Synced,
 };
 use crate::wire::Packet;
 
@@ -34,6 +34,8 @@ pub enum Event<W> {
     Checkpointed(CheckpointDone),
     /// A [`CheckpointJob`] found no room on the disk until the node had to stop.
     CheckpointGivenUp,
+    /// A [`SpareJob`] is done.
+    SpareMade(SpareDone),
     /// Write the database anew, without holes.
     Compact(W),
     /// A [`CompactionJob`] is done.
@@ -172,6 +174,8 @@ pub struct Work<W> {
     pub sync: Option<SyncJob>,
     /// Run this and hand the result back as [`Event::Checkpointed`].
     pub checkpoint: Option<CheckpointJob>,
+    /// Run this and hand the result back as [`Event::SpareMade`].
+    pub spare: Option<SpareJob>,
     /// Run this and hand the result back as [`Event::Compacted`].
     pub compaction: Option<CompactionJob>,
     /// Run this and hand back what it finds as [`Event::Damaged`], then [`Event::Scrubbed`].
@@ -217,6 +221,7 @@ impl<W> Default for Work<W> {
             packets: Vec::new(),
             sync: None,
             checkpoint: None,
+            spare: None,
             compaction: None,
             scrub: None,
             garbage: Vec::new(),

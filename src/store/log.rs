@@ -25,6 +25,7 @@ use super::salvage;
 use super::segment::{
     ALIGN, BATCH, BatchHeader, HEADER, MARK, REPAIR, SEAL, SEAL_ROOM, SegmentHeader,
 };
+use super::spare::Spares;
 use crate::raft::message::IoToken;
 use crate::raft::types::{EntryKind, HardState, Index, LogId, NodeId, Term};
 
@@ -125,6 +126,7 @@ pub struct Log {
     pub(super) syncing: Option<u64>,
     commit: Index,
     pub(super) written: LogId,
+    pub(super) spares: Spares,
 }
 
 /// Makes one batch durable; may run on any thread.
@@ -218,6 +220,7 @@ impl Log {
             syncing: None,
             commit: Index(0),
             written: LogId::default(),
+            spares: Spares::default(),
         };
         log.count_damaged();
         log.share_durable();
@@ -491,10 +494,10 @@ impl Log {
             salt: salt(&identity, self.next_sequence),
             anew,
         };
-        let appender = header.create(&*self.disk, &self.options.dir, len)?.into_appender(HEADER);
+        let appender = self.segment_file(&header, len)?.into_appender(HEADER);
         let number = self.next_number;
         self.next_sequence += 1;
-        self.next_position += len;
+        self.next_position += appender.map().len();
         self.next_number += 1;
         let map = appender.map().clone();
         self.places().segments.insert(number, map.clone());

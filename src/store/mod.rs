@@ -31,6 +31,7 @@ mod segment;
 pub mod simdisk;
 pub mod snapshot;
 mod space;
+mod spare;
 mod tree;
 
 pub use check::Checked;
@@ -49,6 +50,7 @@ pub use resident::resident_bytes;
 pub use scan::Scan;
 pub use scrub::{Finding, Scrub, ScrubProgress};
 pub use snapshot::{PinnedCheckpoint, Receiver};
+pub use spare::{SpareDone, SpareJob};
 
 use crate::raft::types::NodeId;
 

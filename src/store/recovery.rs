@@ -36,6 +36,7 @@ use super::salvage::Lost;
 use super::segment::{
     ALIGN, BATCH, BatchHeader, HEADER, SEAL_ROOM, SECTOR, SegmentHeader, path_of, sequence_of,
 };
+use super::spare::is_spare;
 use crate::raft::types::{HardState, Index, LogId};
 
 const PAGE: u64 = 4096;
@@ -118,7 +119,7 @@ pub(super) fn refuse_without_hard_state(disk: &dyn Disk, dir: &Path) -> Result<(
 fn tidy(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, StoreError> {
     let mut sequences = Vec::new();
     for name in disk.list(dir)? {
-        if name.ends_with(".tmp") {
+        if name.ends_with(".tmp") || is_spare(&name) {
             disk.remove(&dir.join(name))?;
         } else if let Some(sequence) = sequence_of(&name) {
             sequences.push(sequence);

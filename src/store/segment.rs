@@ -43,7 +43,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Identity;
-use super::disk::{Disk, FileKind, grow_with_zeros};
+use super::disk::{Disk, FileKind, Region, grow_with_zeros};
 use super::error::StoreError;
 use super::map::AppendMap;
 use crate::raft::types::{Index, LogId, NodeId, Term};
@@ -193,6 +193,13 @@ impl SegmentHeader {
             salt: word(bytes, 88)?,
             anew: flags & ANEW != 0,
         })
+    }
+
+    /// Writes it, both copies, to a file of zeros and makes them durable.
+    pub(super) fn write(&self, region: &dyn Region) -> Result<(), StoreError> {
+        let bytes = self.encode();
+        region.write_at(0, &bytes)?;
+        region.sync(0, bytes.len() as u64)
     }
 
     /// Makes the file of this header, `len` bytes long, durable with its name.

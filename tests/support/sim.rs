@@ -43,8 +43,8 @@ use mmapd::raft::types::{Index, LogId, NodeId};
 use mmapd::store::disk::FileKind;
 use mmapd::store::simdisk::{Rng, SimDisk};
 use mmapd::store::{
-    CheckpointJob, Db, DbOptions, Disk, Identity, LogOptions, Receiver, Shrink, StoreError,
-    SyncJob, Tree, Unpaced,
+    CheckpointJob, Db, DbOptions, Disk, Identity, LogOptions, Receiver, Shrink, SpareJob,
+    StoreError, SyncJob, Tree, Unpaced,
 };
 use mmapd::wire::{self, Address};
 
@@ -218,6 +218,7 @@ enum Happening {
     Sync { node: usize, life: u64, job: SyncJob },
     Checkpoint { node: usize, life: u64, job: CheckpointJob },
     Compaction { node: usize, life: u64, job: CompactionJob },
+    Spare { node: usize, life: u64, job: SpareJob },
     Snapshot { node: usize, from: usize, from_life: u64, shipment: Shipment },
     SnapshotSent { node: usize, life: u64, to: NodeId, installed: Option<LogId> },
     Client { client: usize },
@@ -417,6 +418,7 @@ impl Sim {
             | Happening::Sync { node, .. }
             | Happening::Checkpoint { node, .. }
             | Happening::Compaction { node, .. }
+            | Happening::Spare { node, .. }
             | Happening::Snapshot { node, .. }
             | Happening::SnapshotSent { node, .. } => Some(*node),
             _ => None,
@@ -466,6 +468,15 @@ impl Sim {
                 self.report.checkpoints += 1;
                 match job.run() {
                     Ok(done) => self.event(node, Event::Checkpointed(done)),
+                    Err(error) => self.failed(node, &error),
+                }
+            }
+            Happening::Spare { node, life, job } => {
+                if !self.lives(node, life) {
+                    return Ok(());
+                }
+                match job.run() {
+                    Ok(done) => self.event(node, Event::SpareMade(done)),
                     Err(error) => self.failed(node, &error),
                 }
             }

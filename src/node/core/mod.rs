@@ -47,6 +47,8 @@ use crate::wire::{self, Address};
 /// Entries applied in one turn before the others get theirs: keeps heartbeats flowing
 /// while a restarted node replays its log.
 const APPLY_MAX: u64 = 2048;
+/// Ticks until a spare segment is tried again for which there was no room.
+const SPARE_TICKS: u64 = 400;
 /// Entries applied as one change of the tree.
 const APPLY_BATCH: u64 = 512;
 
@@ -130,6 +132,8 @@ pub struct Core<W> {
     checkpoint_at_tick: u64,
     /// A peer needs a newer checkpoint than the last one.
     checkpoint_wanted: bool,
+    /// Not before this tick another spare segment is made: there was no room for one.
+    spare_at_tick: u64,
     /// Time of the newest entry, staged or written.
     time_ms: u64,
     health: Health,
@@ -150,6 +154,7 @@ impl<W> Core<W> {
         let rebuild_to = stateless.then_some(applied);
         let health = Health::new(stateless, rebuild_to);
         Self {
+            spare_at_tick: 0,
             amnesia_noted: raft.is_amnesiac(),
             health,
             shipping: BTreeSet::new(),
@@ -269,6 +274,13 @@ impl<W> Core<W> {
             }
             Event::Compact(waiter) => {
                 self.begin_compaction(Some(waiter), work);
+                Ok(())
+            }
+            Event::SpareMade(done) => {
+                if !done.is_made() {
+                    self.spare_at_tick = self.ticks + SPARE_TICKS;
+                }
+                self.log.spare_ready(done);
                 Ok(())
             }
             Event::Compacted(done) => self.compacted(done, work),

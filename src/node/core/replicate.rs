@@ -25,6 +25,11 @@ impl<W> Core<W> {
             self.log_bytes_since_checkpoint += job.bytes();
             work.measured.batch_entries += self.log.written().index.0.saturating_sub(before.0);
             work.sync = Some(job);
+            if self.ticks >= self.spare_at_tick
+                && let Some(job) = self.log.spare_wanted()
+            {
+                work.spare = Some(job);
+            }
         }
         Ok(())
     }

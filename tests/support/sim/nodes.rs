@@ -185,6 +185,10 @@ impl Sim {
             let took = 1_000 + self.rng.below(400_000);
             self.later(took, Happening::Compaction { node, life, job });
         }
+        if let Some(job) = work.spare {
+            let took = 500 + self.rng.below(20_000);
+            self.later(took, Happening::Spare { node, life, job });
+        }
         for shipment in work.snapshots {
             let to = usize::try_from(shipment.to.0 - 1).expect("small");
             let what = Happening::Snapshot { node: to, from: node, from_life: life, shipment };
