@@ -43,7 +43,9 @@ use crate::raft::types::NodeId;
 use crate::store::db::unfinished;
 use crate::store::disk::{LinuxDisk, parent};
 use crate::store::map::name_faults;
-use crate::store::{DbOptions, Disk, Identity, LogOptions, Shrink, StoreError, resident_bytes};
+use crate::store::{
+    DbOptions, Disk, Identity, LogOptions, Recovered, Shrink, StoreError, resident_bytes,
+};
 use handle::{Mail, Shared};
 use measure::{FileWatch, Losses, Measure};
 
@@ -90,21 +92,8 @@ impl Node {
         let options = open_options(config);
         let members = options.members.clone();
         let (parts, recovered) = open(disk.clone(), options)?;
-        if let Some(cut) = &recovered.cut {
-            tracing::warn!(%cut, "a torn tail of the log was cut off; nothing of it was acknowledged");
-        }
-        if let Some(lost) = &parts.lost {
-            metrics.lost_databases.increment(1);
-            tracing::error!(%lost, "the database is damaged and is made anew");
-        }
+        tell(&parts, &recovered, metrics);
         let us = parts.us;
-        tracing::info!(
-            node = %us.node,
-            cluster = format!("{:032x}", us.cluster),
-            last = %recovered.last,
-            applied = %parts.db.state().applied,
-            "log and database are open"
-        );
         let (outbox, inbox) = mpsc::channel(INBOX);
         let runtime = tokio::runtime::Handle::current();
         let others = run::others(&members, us.node).map(|(id, _)| id);
@@ -252,6 +241,32 @@ fn watch_residents(
             }
         }
     });
+}
+
+/// What was found in the files, for the operator.
+fn tell(parts: &Parts, recovered: &Recovered, metrics: &Metrics) {
+    if let Some(cut) = &recovered.cut {
+        tracing::warn!(%cut, "a torn tail of the log was cut off; nothing of it was acknowledged");
+    }
+    if !recovered.damaged.is_empty() {
+        let entries = &recovered.damaged;
+        tracing::error!(?entries, "entries of the log are damaged; other nodes are asked for them");
+    }
+    if let Some(lost) = &recovered.lost {
+        let kept = &recovered.quarantined;
+        tracing::error!(%lost, ?kept, "entries of the log are lost; the leader has them");
+    }
+    if let Some(lost) = &parts.lost {
+        metrics.lost_databases.increment(1);
+        tracing::error!(%lost, "the database is damaged and is made anew");
+    }
+    tracing::info!(
+        node = %parts.us.node,
+        cluster = format!("{:032x}", parts.us.cluster),
+        last = %recovered.last,
+        applied = %parts.db.state().applied,
+        "log and database are open"
+    );
 }
 
 fn open_options(config: &Config) -> OpenOptions {

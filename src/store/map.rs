@@ -90,7 +90,7 @@ mod faults {
     }
 
     /// A line that is put together without memory.
-    struct Line {
+    pub(super) struct Line {
         bytes: [u8; 320],
         len: usize,
     }
@@ -103,6 +103,10 @@ mod faults {
                     self.len += 1;
                 }
             }
+        }
+
+        pub(super) fn text(&self) -> &[u8] {
+            self.bytes.get(..self.len).unwrap_or_default()
         }
 
         fn number(&mut self, number: usize) {
@@ -118,7 +122,7 @@ mod faults {
     }
 
     /// What is said of a fault at this address; `None`: it is in none of our maps.
-    fn describe(address: usize) -> Option<Line> {
+    pub(super) fn describe(address: usize) -> Option<Line> {
         let holds = |slot: &&Slot| {
             let start = slot.start.load(Ordering::Acquire);
             start > 1 && address >= start && address - start < slot.len.load(Ordering::Relaxed)
@@ -151,8 +155,9 @@ mod faults {
             unsafe { libc::signal(signal, libc::SIG_DFL) };
             return;
         };
-        // SAFETY: async-signal-safe by POSIX; the pointer and length are of a live array.
-        unsafe { libc::write(2, line.bytes.as_ptr().cast(), line.len) };
+        let text = line.text();
+        // SAFETY: async-signal-safe by POSIX; the pointer and length are of a live slice.
+        unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
         // SAFETY: async-signal-safe by POSIX; it does not return.
         unsafe { libc::_exit(EXIT) }
     }
@@ -171,28 +176,6 @@ mod faults {
             let set = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) };
             assert!(set == 0, "SIGBUS can be handled");
         });
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-
-        #[test]
-        fn a_fault_is_named_while_its_map_is_noted() {
-            let text = |address| {
-                describe(address).map(|line| String::from_utf8_lossy(&line.bytes).into_owned())
-            };
-            // Addresses that no map of this process can have.
-            let noted = note(1 << 20, 4096, "some/dir/0000000000000007.tmp");
-            let said = text((1 << 20) + 1234).unwrap();
-            assert!(said.contains("some/dir/0000000000000007.seg at byte 1234 failed"), "{said}");
-            assert!(text((1 << 20) - 1).is_none() && text((1 << 20) + 4096).is_none());
-            drop(noted);
-            assert!(text((1 << 20) + 1234).is_none());
-            let noted = note(1 << 20, 4096, &"long/".repeat(100));
-            assert!(text(1 << 20).unwrap().contains("g/long/ at byte 0 "));
-            drop(noted);
-        }
     }
 }
 
@@ -994,5 +977,27 @@ impl FileWriter {
     /// `Io`; then the process must end.
     pub fn sync(&mut self, offset: u64, len: u64) -> Result<(), StoreError> {
         self.map.region.sync(offset, len)
+    }
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::faults::{describe, note};
+
+    #[test]
+    fn a_fault_is_named_while_its_map_is_noted() {
+        let text = |address| {
+            describe(address).map(|line| String::from_utf8_lossy(line.text()).into_owned())
+        };
+        // Addresses that no map of this process can have.
+        let noted = note(1 << 20, 4096, "some/dir/0000000000000007.tmp");
+        let said = text((1 << 20) + 1234).unwrap();
+        assert!(said.contains("some/dir/0000000000000007.seg at byte 1234 failed"), "{said}");
+        assert!(text((1 << 20) - 1).is_none() && text((1 << 20) + 4096).is_none());
+        drop(noted);
+        assert!(text((1 << 20) + 1234).is_none());
+        let noted = note(1 << 20, 4096, &"long/".repeat(100));
+        assert!(text(1 << 20).unwrap().contains("g/long/ at byte 0 "));
+        drop(noted);
     }
 }

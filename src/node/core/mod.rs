@@ -236,27 +236,10 @@ impl<W> Core<W> {
     /// Those of the store, all fatal.
     pub fn handle(&mut self, event: Event<W>, work: &mut Work<W>) -> Result<(), StoreError> {
         match event {
-            Event::Tick => {
-                self.ticks += 1;
-                self.look_after(work)?;
-                self.step(Input::Tick, work)?;
-                if !self.syncing && self.ticks - self.wrote_at_tick >= self.options.mark_ticks {
-                    // Written in this turn; once, so an idle node stays idle.
-                    self.log.stage_mark();
-                }
-                Ok(())
-            }
+            Event::Tick => self.tick(work),
             Event::Packet(packet) => self.receive(packet, work),
             Event::Propose(batch) => self.propose(batch, work),
-            Event::Read(waiters) => {
-                for waiter in waiters {
-                    self.next_read += 1;
-                    self.reads.insert(self.next_read, waiter);
-                    let input = Input::Read { token: self.next_read };
-                    self.step(input, work)?;
-                }
-                Ok(())
-            }
+            Event::Read(waiters) => self.ask_to_read(waiters, work),
             Event::Synced(synced) => {
                 self.syncing = false;
                 let io = self.log.synced(synced);
@@ -313,6 +296,27 @@ impl<W> Core<W> {
                 None => Ok(()),
             },
         }
+    }
+
+    fn tick(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        self.ticks += 1;
+        self.look_after(work)?;
+        self.step(Input::Tick, work)?;
+        if !self.syncing && self.ticks - self.wrote_at_tick >= self.options.mark_ticks {
+            // Written in this turn; once, so an idle node stays idle.
+            self.log.stage_mark();
+        }
+        Ok(())
+    }
+
+    fn ask_to_read(&mut self, waiters: Vec<W>, work: &mut Work<W>) -> Result<(), StoreError> {
+        for waiter in waiters {
+            self.next_read += 1;
+            self.reads.insert(self.next_read, waiter);
+            let input = Input::Read { token: self.next_read };
+            self.step(input, work)?;
+        }
+        Ok(())
     }
 
     /// Writes, sends and applies what the events since the last turn led to.
