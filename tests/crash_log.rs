@@ -97,6 +97,8 @@ enum Step {
     },
     /// What an idle node writes.
     Mark,
+    /// The spare segments that are wanted now.
+    Spare,
 }
 
 /// How the driver is wrong.
@@ -242,6 +244,12 @@ impl Run {
             Step::Mark => {
                 self.log().stage_mark();
                 self.write()?;
+            }
+            Step::Spare => {
+                while let Some(job) = self.log().spare_wanted() {
+                    let done = job.run()?;
+                    self.log().spare_ready(done);
+                }
             }
             Step::Reopen { clean } => {
                 if *clean {
@@ -447,6 +455,7 @@ fn plain() -> Vec<Step> {
         append(2, 1, &[600, 0, 5000]),
         Step::Vote { term: 2, vote: 3, wait: false },
         append(4, 2, &[40, 9000]),
+        Step::Spare,
         append(6, 2, &[3000]),
         append(7, 2, &[100]),
         Step::Mark,
@@ -470,6 +479,7 @@ fn installs() -> Vec<Step> {
     vec![
         append(1, 1, &[3000, 3000]),
         append(3, 1, &[9000]),
+        Step::Spare,
         append(4, 2, &[9000]),
         append(3, 3, &[50]),
         Step::Compact(2),
@@ -543,6 +553,34 @@ fn every_stop_leaves_what_was_acknowledged() {
     }
     println!("{judged} images recovered");
     assert!(judged >= 100_000, "{judged} images are too few to mean much");
+}
+
+/// Else the workloads above would stop in no roll that uses one.
+#[test]
+fn the_workloads_roll_into_spares() {
+    let spares = |disk: &SimDisk| {
+        let names = disk.list(&dir()).unwrap();
+        names.iter().filter(|name| name.starts_with("spare.")).count()
+    };
+    for steps in [plain(), installs()] {
+        let disk = SimDisk::new(1);
+        let mut run = Run::new(Arc::new(disk.clone()), dir(), Driver::Right);
+        run.open().unwrap();
+        let (mut made, mut used) = (0, 0);
+        for step in &steps {
+            let before = spares(&disk);
+            run.step(step).unwrap();
+            let after = spares(&disk);
+            made += after.saturating_sub(before);
+            if matches!(step, Step::Append { .. }) {
+                used += before.saturating_sub(after);
+            }
+            if matches!(step, Step::Reopen { .. } | Step::Kill { .. }) {
+                assert_eq!(after, 0, "a spare of an earlier process is not trusted");
+            }
+        }
+        assert!(made > 0 && used > 0, "made {made}, used {used}");
+    }
 }
 
 /// A lie about any one sync must be seen in some image, or be harmless for a reason.
