@@ -479,6 +479,17 @@ fn node_in(dir: &Path) -> Node {
     Node::new(1, port, dir, &args)
 }
 
+/// Puts some values while all is well.
+fn put_some(client: &mut Client) -> BTreeMap<String, String> {
+    let mut kept = BTreeMap::new();
+    for number in 0..40 {
+        let (key, value) = (format!("before-{number}"), "y".repeat(2000));
+        assert!(client.put(&key, &value).unwrap().status < 300);
+        kept.insert(key, value);
+    }
+    kept
+}
+
 /// Puts values until one is refused or the node is gone; adds what was acknowledged.
 fn put_until_refused(
     client: &mut Client,
@@ -542,12 +553,7 @@ fn a_device_that_refuses_writes_ends_the_node_and_its_cache_is_not_believed() {
     let mut node = node_in(&above.join("node"));
     node.start();
     let mut client = node.client();
-    let mut kept = BTreeMap::new();
-    for number in 0..40 {
-        let (key, value) = (format!("before-{number}"), "y".repeat(2000));
-        assert!(client.put(&key, &value).unwrap().status < 300);
-        kept.insert(key, value);
-    }
+    let mut kept = put_some(&mut client);
     fill(&below.join("filler"));
     let refused = put_until_refused(&mut client, 3000, 20_000, &mut kept);
     println!("{} writes were acknowledged, then {refused:?}", kept.len());
@@ -578,12 +584,7 @@ fn a_full_file_system_costs_nothing_that_was_acknowledged() {
     let mut node = node_in(&at.join("node"));
     node.start();
     let mut client = node.client();
-    let mut kept = BTreeMap::new();
-    for number in 0..40 {
-        let (key, value) = (format!("before-{number}"), "y".repeat(2000));
-        assert!(client.put(&key, &value).unwrap().status < 300);
-        kept.insert(key, value);
-    }
+    let mut kept = put_some(&mut client);
     fill(&at.join("filler"));
     all_there(&mut client, &kept);
     let refused = put_until_refused(&mut client, 30_000, 5_000, &mut kept);

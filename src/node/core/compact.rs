@@ -113,13 +113,16 @@ fn checkpoint(copy: &mut Db, pace: &dyn Pace) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Tells whoever waits, if anybody does.
+fn answer<W>(waiter: Option<W>, outcome: Result<Compacted, NotCompacted>, work: &mut Work<W>) {
+    work.answers.extend(waiter.map(|waiter| (waiter, Answer::Compacted(outcome))));
+}
+
 impl<W> Core<W> {
     /// Starts a compaction, unless one is under way.
     pub(super) fn begin_compaction(&mut self, waiter: Option<W>, work: &mut Work<W>) {
         if self.compacting.is_some() {
-            let busy = Answer::Compacted(Err(NotCompacted::Busy));
-            work.answers.extend(waiter.map(|waiter| (waiter, busy)));
-            return;
+            return answer(waiter, Err(NotCompacted::Busy), work);
         }
         let copying = self.db.begin_compaction();
         let applied = Arc::new(AtomicU64::new(self.applied.0));
@@ -162,8 +165,7 @@ impl<W> Core<W> {
                 {
                     return self.cannot_rewrite(why, work);
                 }
-                let answer = Answer::Compacted(Err(why));
-                work.answers.extend(compacting.waiter.map(|waiter| (waiter, answer)));
+                answer(compacting.waiter, Err(why), work);
                 Ok(())
             }
         }
@@ -229,8 +231,7 @@ impl<W> Core<W> {
         if let Some(why) = refusal {
             work.garbage.push(Garbage::Db(copy));
             discard(&*self.disk, &path)?;
-            let answer = Answer::Compacted(Err(why));
-            work.answers.extend(waiter.map(|waiter| (waiter, answer)));
+            answer(waiter, Err(why), work);
             return Ok(());
         }
         let before_bytes = self.db.size_bytes();
@@ -243,8 +244,7 @@ impl<W> Core<W> {
             live_bytes: self.db.live_bytes(),
             revision: self.db.state().revision,
         };
-        let answer = Answer::Compacted(Ok(compacted));
-        work.answers.extend(waiter.map(|waiter| (waiter, answer)));
+        answer(waiter, Ok(compacted), work);
         Ok(())
     }
 }

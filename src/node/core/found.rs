@@ -7,6 +7,7 @@
 //! * *The meta page*: the other one is whole, and the next checkpoint but one writes it.
 
 use super::Core;
+use super::health::bad_database;
 use crate::node::work::Work;
 use crate::raft::types::Index;
 use crate::store::{Finding, Scrub, StoreError};
@@ -56,8 +57,7 @@ impl<W> Core<W> {
             tracing::error!(%why, "the database cannot be repaired: there is no other copy");
             return Ok(());
         }
-        let (file, what) = ("the database".into(), "page");
-        self.lose_database(StoreError::Corrupt { file, what, offset: 0, why }, work)
+        self.lose_database(bad_database("page", why), work)
     }
 
     /// Writes the entries once more that are damaged on the disk only. They are marked and

@@ -65,6 +65,11 @@ impl Health {
     }
 }
 
+/// Why a database is given up.
+pub(super) fn bad_database(what: &'static str, why: String) -> StoreError {
+    StoreError::Corrupt { file: "the database".into(), what, offset: 0, why }
+}
+
 /// Does the state of this node differ from that of a majority?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -101,7 +106,6 @@ impl<W> Core<W> {
                 self.health.asked_at = 0; // there may be more, and somebody who helps
             }
         }
-        self.tell_fitness(work)?;
         if self.amnesia_noted && !self.raft.is_amnesiac() {
             self.log.end_amnesia()?;
             self.amnesia_noted = false;
@@ -110,9 +114,8 @@ impl<W> Core<W> {
         {
             self.health.rebuild_to = None;
             self.db.published().withhold(false);
-            self.tell_fitness(work)?;
         }
-        Ok(())
+        self.tell_fitness(work)
     }
 
     /// The first entry that is to be applied and cannot be read.
@@ -136,12 +139,7 @@ impl<W> Core<W> {
     pub(super) fn look_after(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
         // A node alone goes on with what is left of its database.
         if self.db.is_suspect() && !self.others().is_empty() {
-            let why = StoreError::Corrupt {
-                file: "the database".into(),
-                what: "page",
-                offset: 0,
-                why: "a reader found it damaged".into(),
-            };
+            let why = bad_database("page", "a reader found it damaged".into());
             self.lose_database(why, work)?;
         }
         if self.health.rewrite_db && self.compacting.is_none() {
@@ -299,13 +297,9 @@ impl<W> Core<W> {
             }
             Verdict::Diverged => {
                 work.measured.digest_mismatches += 1;
-                let why = StoreError::Corrupt {
-                    file: "the database".into(),
-                    what: "state",
-                    offset: 0,
-                    why: format!("a majority has another state than this node after entry {index}"),
-                };
-                self.lose_database(why, work)
+                let why =
+                    format!("a majority has another state than this node after entry {index}");
+                self.lose_database(bad_database("state", why), work)
             }
         }
     }
