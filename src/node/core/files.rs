@@ -92,11 +92,7 @@ impl<W> Core<W> {
         self.commit = self.commit.max(self.applied);
         self.time_ms = self.time_ms.max(self.db.state().time_ms);
         work.measured.installed = true;
-        // The places that the snapshot jumped over may hold our proposals or not.
-        while self.waiting.front().is_some_and(|first| first.id.index <= meta.last.index) {
-            let jumped = self.waiting.pop_front().expect("just seen");
-            work.answers.push((jumped.waiter, Answer::Unknown));
-        }
+        self.jump_over(meta.last.index, work);
         work.answers.push((waiter, Answer::Installed(Some(meta.last))));
         self.step(Input::SnapshotInstalled { meta }, work)
     }
@@ -119,11 +115,20 @@ impl<W> Core<W> {
         self.applied = last.index;
         self.time_ms = self.time_ms.max(self.db.state().time_ms);
         work.measured.installed = true;
+        self.jump_over(last.index, work);
         work.answers.push((waiter, Answer::Installed(Some(last))));
         if last.index > self.raft.applied() {
             self.step(Input::Applied { index: last.index }, work)?;
         }
         Ok(())
+    }
+
+    /// The places that a snapshot jumps over may hold our proposals or not.
+    fn jump_over(&mut self, last: Index, work: &mut Work<W>) {
+        while self.waiting.front().is_some_and(|first| first.id.index <= last) {
+            let jumped = self.waiting.pop_front().expect("just seen");
+            work.answers.push((jumped.waiter, Answer::Unknown));
+        }
     }
 
     /// The voter that is best placed to lead when we stop.

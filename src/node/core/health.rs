@@ -26,6 +26,9 @@ use crate::wire::{self, Aside};
 
 /// Ticks between two requests for help.
 const ASK_TICKS: u64 = 10;
+/// Requests to each peer, without an answer of use, after which its log is believed to be
+/// compacted.
+const ASK_ROUNDS: usize = 3;
 /// Ticks between two requests for a whole database.
 const ASK_STATE_TICKS: u64 = 80;
 /// Places at which digests are remembered: a peer may be that much behind or ahead.
@@ -34,7 +37,7 @@ const DIGESTS_MAX: usize = 16;
 /// What is wrong, and what is being done about it.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    /// The database does not reach up to the log: only a snapshot helps.
+    /// The database does not reach up to what can be read of the log: only a snapshot helps.
     pub(super) stateless: bool,
     /// The state is made anew: readers wait until it is here again.
     pub(super) rebuild_to: Option<Index>,
@@ -53,6 +56,9 @@ pub(super) struct Health {
     /// When help was asked for last, and whose turn it is.
     asked_at: u64,
     turn: usize,
+    asked_for_state_at: u64,
+    /// Requests for frames since the last that was answered with something of use.
+    in_vain: usize,
     /// Digests by place and node.
     digests: BTreeMap<Index, BTreeMap<NodeId, u128>>,
     /// A peer disagrees about the digest of an entry, and no majority says who is right.
@@ -104,7 +110,11 @@ impl<W> Core<W> {
             work.measured.repaired += repaired;
             if repaired > 0 {
                 self.health.asked_at = 0; // there may be more, and somebody who helps
+                self.health.in_vain = 0;
             }
+        }
+        if self.health.stateless && !self.lacks_entries() {
+            self.health.stateless = false; // a peer had the frames after all
         }
         if self.amnesia_noted && !self.raft.is_amnesiac() {
             self.log.end_amnesia()?;
@@ -116,6 +126,12 @@ impl<W> Core<W> {
             self.db.published().withhold(false);
         }
         self.tell_fitness(work)
+    }
+
+    /// Is the entry after the database's last one compacted, or damaged?
+    fn lacks_entries(&self) -> bool {
+        let next = self.db.state().applied.index.next();
+        self.log.first() > next || self.damaged_ahead() == Some(next)
     }
 
     /// The first entry that is to be applied and cannot be read.
@@ -157,14 +173,22 @@ impl<W> Core<W> {
             if since >= ASK_TICKS && !others.is_empty() {
                 self.health.asked_at = self.ticks;
                 self.health.turn += 1;
+                self.health.in_vain += 1;
                 let to = others[self.health.turn % others.len()];
                 work.packets.push(self.aside(to, Aside::Fetch { first, last }, Vec::new()));
             }
-        } else if self.health.stateless
+        }
+        // Nobody has the next entry any more, so everybody's state holds it.
+        let is_stuck = self.applied < self.commit && self.lacks_entries();
+        if is_stuck && self.health.in_vain >= ASK_ROUNDS * self.others().len() {
+            self.health.stateless = true;
+        }
+        let since = self.ticks - self.health.asked_for_state_at;
+        if self.health.stateless
             && since >= ASK_STATE_TICKS
             && let Some(leader) = self.raft.leader().filter(|leader| *leader != self.us.node)
         {
-            self.health.asked_at = self.ticks;
+            self.health.asked_for_state_at = self.ticks;
             work.packets.push(self.aside(leader, Aside::NeedState, Vec::new()));
         }
     }
@@ -200,7 +224,7 @@ impl<W> Core<W> {
             }
             Aside::NeedState => {
                 // What is pinned may be older than what the peer still has in its log.
-                self.checkpoint_wanted = self.db.durable().index < self.applied;
+                self.checkpoint_wanted |= self.db.durable().index < self.applied;
                 if self.raft.is_leader() && self.shipping.insert(from) {
                     return self.ship(from, work);
                 }
@@ -244,7 +268,7 @@ impl<W> Core<W> {
         if !self.health.stateless {
             self.applied = self.db.state().applied.index;
         }
-        self.health.asked_at = 0;
+        (self.health.asked_at, self.health.asked_for_state_at) = (0, 0);
         self.health.digests.clear();
         self.tell_fitness(work)
     }
