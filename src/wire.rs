@@ -29,6 +29,8 @@ use crate::raft::types::{Index, LogId, Membership, NodeId, Term};
 
 /// Bytes of a packet before the fields.
 pub const HEADER: usize = 68;
+/// Longest configuration, old and new members together: it must fit into the meta page of the database.
+pub const MEMBERSHIP_MAX: usize = 2040;
 /// Largest field part: a configuration is by far the largest.
 const FIELDS_MAX: usize = 64 << 10;
 /// Largest frame part of one packet: one entry of the greatest size, or a full batch.
@@ -326,8 +328,13 @@ fn take_fields(kind: u8, input: &mut Fields<'_>) -> Result<Message, WireError> {
 #[must_use]
 pub fn encode_membership(membership: &Membership) -> Vec<u8> {
     let mut out = vec![1, u8::from(membership.auto_leave)];
-    let lists =
-        [&membership.voters, &membership.outgoing, &membership.learners, &membership.learners_next];
+    let lists = [
+        &membership.voters,
+        &membership.outgoing,
+        &membership.learners,
+        &membership.learners_next,
+        &membership.promote,
+    ];
     for list in lists {
         out.extend((list.len() as u64).to_le_bytes());
         out.extend(list.iter().flat_map(|id| id.0.to_le_bytes()));
@@ -337,6 +344,10 @@ pub fn encode_membership(membership: &Membership) -> Vec<u8> {
         out.extend(id.0.to_le_bytes());
         out.extend((url.len() as u64).to_le_bytes());
         out.extend(url.as_bytes());
+    }
+    out.extend((membership.incarnations.len() as u64).to_le_bytes());
+    for (id, incarnation) in &membership.incarnations {
+        put(&mut out, &[id.0, *incarnation]);
     }
     out
 }
@@ -359,7 +370,8 @@ pub fn decode_membership(bytes: &[u8]) -> Result<Membership, WireError> {
         let len = input.count()?;
         (0..len).map(|_| Ok(NodeId(input.u64()?))).collect::<Result<Vec<_>, WireError>>()
     };
-    let (voters, outgoing, learners, learners_next) = (list()?, list()?, list()?, list()?);
+    let (voters, outgoing, learners) = (list()?, list()?, list()?);
+    let (learners_next, promote) = (list()?, list()?);
     let mut addresses = std::collections::BTreeMap::new();
     for _ in 0..input.count()? {
         let id = NodeId(input.u64()?);
@@ -368,10 +380,23 @@ pub fn decode_membership(bytes: &[u8]) -> Result<Membership, WireError> {
             .map_err(|_| WireError::Malformed("an address that is not UTF-8"))?;
         addresses.insert(id, url.to_owned());
     }
+    let mut incarnations = std::collections::BTreeMap::new();
+    for _ in 0..input.count()? {
+        incarnations.insert(NodeId(input.u64()?), input.u64()?);
+    }
     if !input.left.is_empty() {
         return Err(WireError::Malformed("bytes after a configuration"));
     }
-    Ok(Membership { voters, outgoing, learners, learners_next, auto_leave, addresses })
+    Ok(Membership {
+        voters,
+        outgoing,
+        learners,
+        learners_next,
+        auto_leave,
+        promote,
+        addresses,
+        incarnations,
+    })
 }
 
 /// What precedes the chunks of a snapshot: header fields like any packet's, so that it is

@@ -601,6 +601,7 @@ fn judge_folder(files: &Files, folder: &Folder) -> Judged {
     let options = OpenOptions {
         fresh: folder.identity,
         members: [(NodeId(1), "http://host-1".to_owned())].into(),
+        joined: None,
         log: log_options(),
         db: db_options(),
         raft: Config::new(NodeId(1), 1),

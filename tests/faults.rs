@@ -196,6 +196,7 @@ fn open_parts(disk: Arc<dyn Disk>, dir: &Path) -> Result<Parts, StoreError> {
     let options = OpenOptions {
         fresh: Identity { cluster: 7, node, incarnation: 3 },
         members: [(node, "http://127.0.0.1:1".to_owned())].into(),
+        joined: None,
         log: LogOptions { dir: dir.join("log"), segment_bytes: 12 << 10, repairable: false },
         db: DbOptions {
             path: dir.join("db.mmapd"),

@@ -53,6 +53,9 @@ struct Args {
     /// A member of the cluster, this node too; repeat for each
     #[arg(long, value_name = "ID=URL")]
     peer: Vec<String>,
+    /// A member of a running cluster that shall take this node in; repeat for more
+    #[arg(long, value_name = "URL")]
+    join: Vec<String>,
     /// URL at which other nodes and clients reach this node
     #[arg(long, value_name = "URL")]
     advertise: Option<String>,
@@ -155,6 +158,9 @@ impl Args {
         }
         let port = self.port.clone().map(FlagKind::Port);
         flags.extend(port.map(|kind| Flag { name: "--port", kind }));
+        if !self.join.is_empty() {
+            flags.push(Flag::key("--join", "cluster.join", self.join.join(",")));
+        }
         if !self.peer.is_empty() {
             flags.push(Flag { name: "--peer", kind: FlagKind::Peers(self.peer.clone()) });
         }

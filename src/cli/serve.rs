@@ -18,11 +18,12 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use super::exit::Fatal;
+use super::exit::{Exit, Fatal};
 use super::notify::notify;
 use crate::config::{Config, Format, Level, Sources, load};
 use crate::metrics;
 use crate::node::Node;
+use crate::node::join::{JoinRequest, Joined, draw_incarnation, must_join};
 
 type LevelSwitch = reload::Handle<LevelFilter, Registry>;
 
@@ -49,6 +50,12 @@ async fn run(mut config: Config, sources: &Sources, switch: &LevelSwitch) -> Res
     let listener = bind(&mut config).await?;
     let numbers = metrics::install();
     tokio::spawn(keep_up());
+    if must_join(&config)? {
+        tokio::select! {
+            joined = join(&config) => joined?,
+            () = signals.stop(sources, switch) => return Ok(()),
+        }
+    }
     let mut node = Node::start(&config, numbers)?;
     let handle = node.handle();
     let (stop, stopping) = watch::channel(false);
@@ -87,6 +94,27 @@ async fn run(mut config: Config, sources: &Sources, switch: &LevelSwitch) -> Res
         }
     }
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Asks the cluster to take this node in, and notes the answer.
+async fn join(config: &Config) -> Result<(), Fatal> {
+    let incarnation = draw_incarnation();
+    let role = if config.cluster.learner { "learner" } else { "voter" };
+    let request = JoinRequest {
+        id: config.node.id,
+        url: config.node.advertise.clone(),
+        role,
+        incarnation: format!("{incarnation:016x}"),
+    };
+    let urls = config.cluster.join_urls();
+    tracing::info!(node = config.node.id, ?urls, role, "asking to join");
+    let told = crate::node::join::ask(&urls, &request).await;
+    let (cluster, membership) = told.map_err(|error| Fatal {
+        exit: Exit::Config,
+        message: format!("cannot join the cluster: {error}"),
+    })?;
+    Joined { cluster, incarnation, membership }.save(config)?;
     Ok(())
 }
 

@@ -72,6 +72,16 @@ fn check_address(loaded: &Loaded) -> Result<(), ConfigError> {
 
 fn check_members(loaded: &Loaded) -> Result<(), ConfigError> {
     let Config { node, cluster, .. } = &loaded.config;
+    for url in cluster.join_urls() {
+        let problem = url_problem(&url);
+        rule(loaded, problem.is_none(), &["cluster.join"], || problem.unwrap_or_default())?;
+    }
+    let both = !cluster.join.is_empty() && !cluster.peers.is_empty();
+    rule(loaded, !both, &["cluster.join", "cluster.peers"], || {
+        "cluster.join asks a running cluster to be taken in, and cluster.peers founds one; \
+         give one of them"
+            .into()
+    })?;
     rule(loaded, node.id > 0, &["node.id"], || {
         "0 means \"nobody\" in the protocol; choose an id from 1 on".into()
     })?;
@@ -110,7 +120,8 @@ fn check_members(loaded: &Loaded) -> Result<(), ConfigError> {
 }
 
 /// Why it is not a URL that nodes can use.
-fn url_problem(url: &str) -> Option<String> {
+#[must_use]
+pub fn url_problem(url: &str) -> Option<String> {
     let Some(authority) = url.strip_prefix("http://") else {
         let why = if url.starts_with("https://") { " (TLS is not built yet)" } else { "" };
         return Some(format!("{url:?} does not start with http://{why}; write http://host:port"));

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use check::url_problem;
 pub use load::{Flag, FlagKind, Loaded, Sources, load};
 pub use units::{parse_duration, parse_size, show_duration, show_size};
 
@@ -105,6 +106,19 @@ pub struct Cluster {
     pub name: String,
     /// The members it starts with, this node among them. Empty: this node alone.
     pub peers: Vec<Peer>,
+    /// URLs of members of a running cluster to join, separated by commas. Empty: none.
+    pub join: String,
+    /// A node that joins receives the log and does not vote, until it is promoted.
+    pub learner: bool,
+}
+
+impl Cluster {
+    /// The URLs to join by.
+    #[must_use]
+    pub fn join_urls(&self) -> Vec<String> {
+        let urls = self.join.split(',').map(|url| url.trim().trim_end_matches('/'));
+        urls.filter(|url| !url.is_empty()).map(str::to_owned).collect()
+    }
 }
 
 /// One of `[[cluster.peers]]`.

@@ -65,10 +65,10 @@ impl From<CompactError> for ApiError {
     fn from(error: CompactError) -> Self {
         match error {
             CompactError::Refused(NotCompacted::Busy) => {
-                Self::Conflict("a compaction is under way already")
+                Self::Conflict("a compaction is under way already".into())
             }
             CompactError::Refused(NotCompacted::Superseded) => {
-                Self::Conflict("a snapshot took the place of the database meanwhile")
+                Self::Conflict("a snapshot took the place of the database meanwhile".into())
             }
             CompactError::Refused(NotCompacted::NoSpace) => {
                 Self::NoSpace("the disk has no room for a second database file")
@@ -149,7 +149,7 @@ pub(super) async fn scrub(
 impl From<ScrubError> for ApiError {
     fn from(error: ScrubError) -> Self {
         match error {
-            ScrubError::Busy => Self::Conflict("the disk is being read already"),
+            ScrubError::Busy => Self::Conflict("the disk is being read already".into()),
             ScrubError::Failed(why) => Self::Damaged(why),
             ScrubError::Stopping => Self::Draining("this node is shutting down".into()),
         }

@@ -71,7 +71,7 @@ impl From<RoleName> for Role {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "cluster_id": "8c1f0e2f7d6a4b0d9f3c2e1d0a9b8c7d", "node": 1, "term": 2, "leader": 1,
-    "members": [{
+    "changing": false, "members": [{
         "id": 1, "url": "http://127.0.0.1:3001", "role": "leader", "voter": true,
         "match_index": 42, "next_index": null, "lag": 0, "last_contact_ms": 0
     }]
@@ -82,6 +82,8 @@ pub(super) struct ClusterBody {
     node: u64,
     term: u64,
     leader: Option<u64>,
+    /// A change of the members is between its two steps: old and new voters decide together.
+    changing: bool,
     members: Vec<Member>,
 }
 
@@ -169,29 +171,38 @@ pub(super) async fn cluster(
     request: Request,
 ) -> Result<Json<ClusterBody>, ApiError> {
     Query::parse(request.uri(), &[])?;
-    let status = edge.handle.status();
-    let members = status.members.iter().map(|member| Member {
-        id: member.id,
-        url: member.url.clone(),
-        role: match (member.is_self, member.leader, member.voter) {
-            (true, ..) => status.role.into(),
-            (false, true, _) => Role::Leader,
-            (false, false, true) => Role::Follower,
-            (false, false, false) => Role::Learner,
-        },
-        voter: member.voter,
-        match_index: member.match_index,
-        next_index: member.next_index,
-        lag: member.lag,
-        last_contact_ms: member.last_contact_ms,
-    });
-    Ok(Json(ClusterBody {
-        cluster_id: status.cluster_id.clone(),
-        node: edge.handle.id(),
-        term: status.term,
-        leader: status.leader,
-        members: members.collect(),
-    }))
+    Ok(Json(edge.cluster()))
+}
+
+impl Edge {
+    /// The cluster as this node knows it.
+    pub(super) fn cluster(&self) -> ClusterBody {
+        let edge = self;
+        let status = edge.handle.status();
+        let members = status.members.iter().map(|member| Member {
+            id: member.id,
+            url: member.url.clone(),
+            role: match (member.is_self, member.leader, member.voter) {
+                (true, ..) => status.role.into(),
+                (false, true, _) => Role::Leader,
+                (false, false, true) => Role::Follower,
+                (false, false, false) => Role::Learner,
+            },
+            voter: member.voter,
+            match_index: member.match_index,
+            next_index: member.next_index,
+            lag: member.lag,
+            last_contact_ms: member.last_contact_ms,
+        });
+        ClusterBody {
+            changing: status.joint,
+            cluster_id: status.cluster_id.clone(),
+            node: edge.handle.id(),
+            term: status.term,
+            leader: status.leader,
+            members: members.collect(),
+        }
+    }
 }
 
 /// Who leads

@@ -70,7 +70,7 @@ pub(super) enum ApiError {
     /// The disk is full.
     NoSpace(&'static str),
     /// Something else is under way that excludes this.
-    Conflict(&'static str),
+    Conflict(String),
     /// A page of the database is damaged.
     Damaged(String),
     /// The database of this node is being made anew.
@@ -171,6 +171,7 @@ impl ApiError {
             | Self::Misdirected(detail)
             | Self::Unprocessable(detail)
             | Self::Draining(detail)
+            | Self::Conflict(detail)
             | Self::Damaged(detail) => detail.clone(),
             Self::MethodNotAllowed => "this route has other methods; see the Allow header".into(),
             Self::TooSlow => "the body did not arrive in time".into(),
@@ -187,10 +188,9 @@ impl ApiError {
             Self::TooLarge { limit, .. } => format!("the body may have at most {limit} bytes"),
             Self::Rebuilding => "this node's database was damaged and is being made anew".into(),
             Self::Overloaded => "too many requests are in flight on this node".into(),
-            Self::NoLeader(detail)
-            | Self::OutcomeUnknown(detail)
-            | Self::NoSpace(detail)
-            | Self::Conflict(detail) => (*detail).into(),
+            Self::NoLeader(detail) | Self::OutcomeUnknown(detail) | Self::NoSpace(detail) => {
+                (*detail).into()
+            }
             Self::QuotaExceeded { limit, actual } => {
                 format!("the database uses {actual} of {limit} bytes; reads and deletes still work")
             }

@@ -14,6 +14,7 @@ mod extract;
 mod keys;
 mod legacy;
 mod list;
+mod members;
 mod ops;
 mod pace;
 mod raft;
@@ -29,7 +30,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get, patch, post};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use utoipa::OpenApi;
@@ -69,7 +70,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
     ),
     paths(
         keys::put, keys::get, keys::head, keys::delete, list::list,
-        cluster::status, cluster::cluster, cluster::leader, admin::compact, admin::scrub,
+        cluster::status, cluster::cluster, cluster::leader,
+        members::add, members::replace, members::set, members::remove, admin::compact, admin::scrub,
         ops::livez, ops::readyz, ops::scrape, ops::description,
         legacy::set, legacy::get, legacy::status,
         raft::append, raft::vote, raft::snapshot, raft::propose,
@@ -153,6 +155,14 @@ fn router(edge: Edge) -> Router {
         .route("/v1/status", measured("/v1/status", get(cluster::status)))
         .route("/v1/cluster", measured("/v1/cluster", get(cluster::cluster)))
         .route("/v1/cluster/leader", measured("/v1/cluster/leader", get(cluster::leader)))
+        .route(
+            "/v1/cluster/members",
+            measured("/v1/cluster/members", post(members::add).put(members::replace)),
+        )
+        .route(
+            "/v1/cluster/members/{id}",
+            measured("/v1/cluster/members/{id}", patch(members::set).delete(members::remove)),
+        )
         .route("/v1/raft/append", measured("/v1/raft/append", post(raft::append)))
         .route("/v1/raft/vote", measured("/v1/raft/vote", post(raft::vote)))
         .route("/v1/raft/snapshot", measured("/v1/raft/snapshot", post(raft::snapshot)))

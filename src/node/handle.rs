@@ -157,6 +157,8 @@ pub struct Status {
     pub caught_up: bool,
     /// Milliseconds since it started.
     pub uptime_ms: u64,
+    /// A change of the members is between its two steps.
+    pub joint: bool,
     /// All members.
     pub members: Vec<MemberStatus>,
 }
@@ -245,6 +247,7 @@ impl Handle {
                 | Answer::Readable
                 | Answer::NotReadable(_)
                 | Answer::Installed(_)
+                | Answer::Changed(_)
                 | Answer::Compacted(_) => {
                     return Err(WriteError::Unknown("leadership changed while it was replicated"));
                 }
@@ -431,7 +434,10 @@ impl Handle {
 }
 
 /// Waits until the node's picture changes or a short while passed; `false`: too late.
-async fn wait_for_news(status: &mut watch::Receiver<Arc<Status>>, deadline: Instant) -> bool {
+pub(super) async fn wait_for_news(
+    status: &mut watch::Receiver<Arc<Status>>,
+    deadline: Instant,
+) -> bool {
     let leader = status.borrow().leader;
     let until = deadline.min(Instant::now() + LEADER_POLL);
     let news = status.wait_for(|status| status.leader != leader);
@@ -485,6 +491,7 @@ impl Handle {
                 | Answer::Readable
                 | Answer::NotReadable(_)
                 | Answer::Installed(_)
+                | Answer::Changed(_)
                 | Answer::Compacted(_),
             )
             | Err(WriteError::Unknown(_)) => Reply::Unknown,

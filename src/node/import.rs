@@ -128,7 +128,7 @@ impl Importer {
         for name in disk.list(&files.draft_log)? {
             disk.remove(&files.draft_log.join(name))?;
         }
-        let mut options = open_options(config);
+        let mut options = open_options(config)?;
         options.db.path.clone_from(&files.draft_db);
         options.log.dir.clone_from(&files.draft_log);
         let (parts, _) = super::open(disk.clone(), options)?;

@@ -140,6 +140,7 @@ impl Handle {
             | Answer::Unknown
             | Answer::Readable
             | Answer::NotReadable(_)
+            | Answer::Changed(_)
             | Answer::Compacted(_) => {
                 Err(PeerError::Unavailable("the snapshot is older than what this node has".into()))
             }

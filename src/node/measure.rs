@@ -2,7 +2,7 @@
 //! `/v1/status`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::core::Core;
@@ -18,10 +18,30 @@ use crate::store::disk::{FileKind, Observer};
 #[derive(Clone, Debug)]
 pub(super) struct Measure {
     metrics: &'static Metrics,
-    peers: Arc<BTreeMap<NodeId, PeerMetrics>>,
+    peers: PeerSeries,
     cluster_id: String,
     tick: Duration,
     last: Last,
+}
+
+/// The series of each peer; peers come and go.
+#[derive(Clone, Debug)]
+pub(super) struct PeerSeries {
+    metrics: &'static Metrics,
+    series: Arc<RwLock<BTreeMap<NodeId, PeerMetrics>>>,
+}
+
+impl PeerSeries {
+    /// Those of one peer, if it is known.
+    fn of(&self, peer: NodeId) -> Option<PeerMetrics> {
+        self.series.read().unwrap_or_else(PoisonError::into_inner).get(&peer).cloned()
+    }
+
+    /// From now on this peer is measured.
+    pub(super) fn add(&self, peer: NodeId) {
+        let mut series = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        series.entry(peer).or_insert_with(|| self.metrics.peer(peer.0));
+    }
 }
 
 /// What the last turn looked like, to see changes.
@@ -42,18 +62,13 @@ pub(super) fn role_name(raft: &Raft) -> RoleName {
 }
 
 impl Measure {
-    pub(super) fn new(
-        metrics: &'static Metrics,
-        others: impl Iterator<Item = NodeId>,
-        cluster: u128,
-        tick: Duration,
-    ) -> Self {
-        let peers = Arc::new(others.map(|id| (id, metrics.peer(id.0))).collect());
+    pub(super) fn new(metrics: &'static Metrics, cluster: u128, tick: Duration) -> Self {
+        let peers = PeerSeries { metrics, series: Arc::default() };
         let cluster_id = format!("{cluster:032x}");
         Self { metrics, peers, cluster_id, tick, last: Last::default() }
     }
 
-    pub(super) fn peers(&self) -> Arc<BTreeMap<NodeId, PeerMetrics>> {
+    pub(super) fn peers(&self) -> PeerSeries {
         self.peers.clone()
     }
 
@@ -81,7 +96,7 @@ impl Measure {
             metrics.commit_latency.record(Duration::from_micros(*micros).as_secs_f64());
         }
         for (peer, micros) in &measured.round_trips_us {
-            if let Some(series) = self.peers.get(peer) {
+            if let Some(series) = self.peers.of(*peer) {
                 series.round_trip.record(Duration::from_micros(*micros).as_secs_f64());
             }
         }
@@ -131,7 +146,7 @@ impl Measure {
         metrics.db_live_bytes.set(metrics::lossy(core.db().live_bytes()));
         let last = raft.last().index.0;
         for (id, progress) in raft.progress() {
-            if let Some(series) = self.peers.get(&id) {
+            if let Some(series) = self.peers.of(id) {
                 series.lag_entries.set(metrics::lossy(last.saturating_sub(progress.matched.0)));
             }
         }
@@ -159,7 +174,11 @@ impl Measure {
                 self.metrics.db_compactions.failed.increment(1);
                 tracing::error!(?why, "the database was not compacted; its file is as it was");
             }
-            Answer::Readable | Answer::NotReadable(_) | Answer::Installed(_) => {}
+            Answer::Changed(Ok(index)) => tracing::info!(%index, "the membership was changed"),
+            Answer::Changed(Err(_))
+            | Answer::Readable
+            | Answer::NotReadable(_)
+            | Answer::Installed(_) => {}
         }
     }
 
@@ -234,6 +253,7 @@ impl Measure {
             alarms: core.alarms().into_iter().map(str::to_owned).collect(),
             caught_up,
             uptime_ms: now_us / 1000,
+            joint: membership.is_joint(),
             members,
         }
     }
@@ -273,7 +293,7 @@ impl Observer for FileWatch {
 /// Hears of lost packets: counts them and tells the node.
 #[derive(Debug)]
 pub(super) struct Losses {
-    pub(super) peers: Arc<BTreeMap<NodeId, PeerMetrics>>,
+    pub(super) peers: PeerSeries,
     pub(super) inbox: tokio::sync::mpsc::Sender<super::handle::Mail>,
 }
 
@@ -285,7 +305,7 @@ impl Lost for Losses {
     }
 
     fn counted(&self, peer: NodeId, sent: bool) {
-        if let Some(series) = self.peers.get(&peer) {
+        if let Some(series) = self.peers.of(peer) {
             if sent { &series.messages_sent } else { &series.messages_dropped }.increment(1);
         }
     }

@@ -9,7 +9,9 @@ mod core;
 mod handle;
 pub mod import;
 mod inbound;
+pub mod join;
 mod measure;
+mod members;
 pub mod offline;
 mod open;
 mod pace;
@@ -28,6 +30,7 @@ pub use handle::{
     CompactError, Consistency, FORWARDED_MAX, Handle, MemberStatus, PeerError, ReadError, RoleName,
     Status, WriteError,
 };
+pub use members::{MemberChange, NotChanged, RelayError};
 pub use open::{OpenOptions, Parts, node_ids, open};
 pub use run::Fatal;
 pub use scrub::{ScrubError, Scrubbed};
@@ -38,8 +41,9 @@ pub use work::{
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+pub use crate::peers::{RELAYED, Relayed};
 use crate::raft;
-use crate::raft::types::NodeId;
+pub use crate::raft::types::NodeId;
 use crate::store::db::unfinished;
 use crate::store::disk::{LinuxDisk, parent};
 use crate::store::map::name_faults;
@@ -47,6 +51,7 @@ use crate::store::{
     DbOptions, Disk, Identity, LogOptions, Recovered, Shrink, StoreError, resident_bytes,
 };
 use handle::{Mail, Shared};
+use join::Joined;
 use measure::{FileWatch, Losses, Measure};
 
 /// Requests and packets that may wait for the node thread.
@@ -89,22 +94,17 @@ impl Node {
         let observer = Arc::new(FileWatch(metrics));
         let disk: Arc<dyn Disk> = Arc::new(LinuxDisk::new(Some(observer)));
         let locks = lock(&*disk, config)?;
-        let options = open_options(config);
-        let members = options.members.clone();
+        let options = open_options(config)?;
         let (parts, recovered) = open(disk.clone(), options)?;
         tell(&parts, &recovered, metrics);
         let us = parts.us;
         let (outbox, inbox) = mpsc::channel(INBOX);
         let runtime = tokio::runtime::Handle::current();
-        let others = run::others(&members, us.node).map(|(id, _)| id);
-        let measure = Measure::new(metrics, others, us.cluster, config.raft.tick);
+        let measure = Measure::new(metrics, us.cluster, config.raft.tick);
         let losses = Arc::new(Losses { peers: measure.peers(), inbox: outbox.clone() });
         let peers = Peers::new(us, losses, runtime.clone()).map_err(|error| {
             StoreError::io("make the HTTP client of", "peers")(std::io::Error::other(error))
         })?;
-        for (id, url) in run::others(&members, us.node) {
-            peers.add(id, url);
-        }
         let core = Core::new(parts, core_options(config));
         let (status_sender, status) = watch::channel(Arc::default());
         let (stopping, _) = watch::channel(false);
@@ -269,7 +269,8 @@ fn tell(parts: &Parts, recovered: &Recovered, metrics: &Metrics) {
     );
 }
 
-fn open_options(config: &Config) -> OpenOptions {
+fn open_options(config: &Config) -> Result<OpenOptions, StoreError> {
+    let joined = Joined::load(config)?;
     let members = node_ids(&config.members());
     let node = NodeId(config.node.id);
     let mut raft = raft::config::Config::new(node, chance());
@@ -277,18 +278,23 @@ fn open_options(config: &Config) -> OpenOptions {
     raft.heartbeat_ticks = config.raft.heartbeat_ticks();
     raft.max_inflight = usize::try_from(config.raft.max_inflight).unwrap_or(usize::MAX);
     raft.max_uncommitted_bytes = config.raft.max_uncommitted;
-    OpenOptions {
-        fresh: Identity {
+    let fresh = match &joined {
+        Some(joined) => Identity { cluster: joined.cluster, node, incarnation: joined.incarnation },
+        None => Identity {
             cluster: cluster_id(&config.cluster.name, &members),
             node,
             incarnation: chance(),
         },
+    };
+    Ok(OpenOptions {
+        fresh,
         log: LogOptions {
             dir: config.storage.log.clone(),
             segment_bytes: config.storage.segment,
-            repairable: members.len() > 1,
+            repairable: members.len() > 1 || joined.is_some(),
         },
         members,
+        joined: joined.map(|joined| joined.membership),
         db: DbOptions {
             path: config.storage.db.clone(),
             map_max: config.storage.map_max,
@@ -298,7 +304,7 @@ fn open_options(config: &Config) -> OpenOptions {
             shrink: Shrink::default(),
         },
         raft,
-    }
+    })
 }
 
 fn core_options(config: &Config) -> CoreOptions {

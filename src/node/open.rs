@@ -38,6 +38,8 @@ pub struct OpenOptions {
     pub fresh: Identity,
     /// Members of a new cluster; for an old one only their addresses are taken.
     pub members: BTreeMap<NodeId, String>,
+    /// What this node was told when it joined the cluster, if it did not found it.
+    pub joined: Option<Membership>,
     /// The log.
     pub log: LogOptions,
     /// The database.
@@ -69,7 +71,7 @@ pub struct Parts {
 /// Those of the store. `Foreign`: another node's files; `Corrupt`: damaged, or log and
 /// database contradict each other.
 pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recovered), StoreError> {
-    let OpenOptions { fresh, members, log, db, raft } = options;
+    let OpenOptions { fresh, members, joined, log, db, mut raft } = options;
     let (log_dir, db_path) = (log.dir.clone(), db.path.clone());
     disk.make_dir(&parent(&db_path))?;
     disk.make_dir(&log_dir)?;
@@ -83,16 +85,20 @@ pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recover
             "is empty although the database is not; restore it, or remove both to begin anew",
         ));
     }
-    let alone = members.len() < 2;
+    let alone = members.len() < 2 && joined.is_none();
     let (mut log, mut recovered) = Log::open(disk.clone(), log, fresh.node, || fresh)?;
     let (db, lost) = open_db(&disk, db, &recovered, alone)?;
+    let founding = joined.unwrap_or_else(|| Membership::of(members.clone()));
+    let mut base_membership = membership_of(&db.state().membership, &founding);
+    let alone = alone && base_membership.members().len() < 2;
     agree(&mut log, &mut recovered, &db, &log_dir, alone)?;
     discard(&*disk, &unfinished(&db_path))?;
     discard(&*disk, &compacting(&db_path))?;
 
     let state = db.state();
-    let mut base_membership = membership_of(&state.membership, &Membership::of(members.clone()));
-    base_membership.addresses.extend(members);
+    // The file of settings is where an operator corrects an address.
+    let known = base_membership.members();
+    base_membership.addresses.extend(members.into_iter().filter(|(id, _)| known.contains(id)));
     let configs = recovered
         .configs
         .iter()
@@ -111,6 +117,7 @@ pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recover
         configs,
         applied: state.applied.index,
     };
+    raft.incarnation = Some(incarnation);
     let us = Address { cluster, node, incarnation };
     let raft = Raft::new(raft, restored);
     Ok((Parts { us, raft, log, db, disk, lost }, recovered))

@@ -28,6 +28,7 @@ use super::pace::DiskPace;
 use super::scrub::{Order, Scrubber};
 use super::work::{Answer, Event, Garbage, Work};
 use crate::peers::Peers;
+use crate::raft::types::NodeId;
 use crate::store::{CheckpointJob, SpareJob, StoreError, SyncJob};
 
 /// Mail taken in one turn.
@@ -156,7 +157,9 @@ pub(super) fn start(
         Ok(())
     })?;
     let fatal = shell.fatal.clone();
-    let turns = Turns { core, shell, syncs, checkpoints, compactions };
+    let mut turns =
+        Turns { core, shell, syncs, checkpoints, compactions, members: BTreeMap::new() };
+    turns.follow_members();
     spawn("node", &fatal, move || turns.run())
 }
 
@@ -173,6 +176,8 @@ struct Turns {
     syncs: std_mpsc::Sender<SyncJob>,
     checkpoints: std_mpsc::Sender<CheckpointJob>,
     compactions: std_mpsc::Sender<Slow>,
+    /// Whom packets go to.
+    members: BTreeMap<NodeId, String>,
 }
 
 impl Turns {
@@ -200,6 +205,7 @@ impl Turns {
                 drop(self.shell.scrubs.send(Order::End));
             }
             self.core.turn(&mut work)?;
+            self.follow_members();
             self.hand_out(&mut work);
             self.shell.measure.turn(&self.core, &work.measured, ticked);
             work.measured = super::work::Measured::default();
@@ -239,6 +245,29 @@ impl Turns {
             self.core.handle(Event::Read(reads), work)?;
         }
         Ok((ticked, stop))
+    }
+
+    /// Connections follow the membership.
+    fn follow_members(&mut self) {
+        let (addresses, leaving) = self.core.reachable();
+        let us = self.core.raft().id();
+        let is_old = |(id, url): (&NodeId, &String)| *id == us || self.members.get(id) == Some(url);
+        let is_kept = |id: &NodeId| addresses.contains_key(id) || leaving.contains(id);
+        if addresses.iter().all(is_old) && self.members.keys().all(is_kept) {
+            return;
+        }
+        for (id, url) in addresses.iter().filter(|member| !is_old(*member)) {
+            self.shell.measure.peers().add(*id);
+            self.shell.peers.add(*id, url);
+        }
+        let gone: Vec<NodeId> = self.members.keys().filter(|id| !is_kept(id)).copied().collect();
+        for id in gone {
+            self.shell.peers.remove(id);
+            self.members.remove(&id);
+        }
+        for (id, url) in addresses.iter().filter(|(id, _)| **id != us) {
+            self.members.insert(*id, url.clone());
+        }
     }
 
     fn hand_out(&mut self, work: &mut Work<Waiter>) {
@@ -303,12 +332,4 @@ impl Turns {
         }
         self.shell.status.send_replace(Arc::new(status));
     }
-}
-
-/// The addresses of the other members.
-pub(super) fn others(
-    members: &BTreeMap<crate::raft::types::NodeId, String>,
-    us: crate::raft::types::NodeId,
-) -> impl Iterator<Item = (crate::raft::types::NodeId, &String)> {
-    members.iter().filter(move |(id, _)| **id != us).map(|(id, url)| (*id, url))
 }

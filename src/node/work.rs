@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use super::core::{CompactionDone, CompactionJob};
+use super::members::{MemberChange, NotChanged};
 use crate::machine::Applied;
 use crate::peers::Way;
 use crate::raft::message::SnapshotMeta;
-use crate::raft::types::{LogId, NodeId, Term};
+use crate::raft::types::{Index, LogId, NodeId, Term};
 use crate::store::{
     CheckpointDone, CheckpointJob, Db, Finding, HeapPages, PinnedCheckpoint, Scrub, SpareDone,
     SpareJob, StoreError, SyncJob, Synced,
@@ -26,6 +27,8 @@ pub enum Event<W> {
     Packet(Packet),
     /// Clients want these commands carried out, in this order.
     Propose(Vec<(W, Bytes)>),
+    /// An operator wants another membership.
+    ChangeMembers(W, MemberChange),
     /// Clients want linearizable reads.
     Read(Vec<W>),
     /// A [`SyncJob`] is done.
@@ -95,6 +98,8 @@ pub enum Answer {
     NotReadable(Option<NodeId>),
     /// The received snapshot was installed, or refused as stale.
     Installed(Option<LogId>),
+    /// The membership was changed by this entry, or why not.
+    Changed(Result<Index, NotChanged>),
     /// The database was written anew, or why not.
     Compacted(Result<Compacted, NotCompacted>),
 }

@@ -14,6 +14,7 @@
 //! it; the protocol sends again what is still true.
 
 mod forward;
+mod join;
 mod lane;
 mod ship;
 
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub use forward::{ForwardError, Reply, decode_forwarded, encode_reply};
+pub use join::{JoinError, JoinRequest, join};
 pub use ship::{Incoming, IncomingError};
 
 use crate::raft::message::SnapshotMeta;
@@ -97,6 +99,39 @@ impl std::fmt::Debug for Peers {
     }
 }
 
+/// How nodes connect to each other.
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_user_timeout(SILENCE_MAX)
+        .tcp_keepalive(SILENCE_MAX)
+        .tcp_keepalive_interval(SILENCE_MAX)
+        .tcp_keepalive_retries(2)
+        .tcp_nodelay(true)
+        .pool_idle_timeout(Duration::from_secs(30))
+}
+
+/// A client whose requests end after `timeout`.
+fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    builder().timeout(timeout).build()
+}
+
+/// What another node answered to a request that was carried on.
+#[derive(Clone, Debug)]
+pub struct Relayed {
+    /// The HTTP status.
+    pub status: u16,
+    /// The type of the body.
+    pub content_type: String,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// On requests that were carried on once: they go no further.
+pub const RELAYED: &str = "mmapd-relayed";
+
 impl Peers {
     /// Knows nobody yet. Tasks run on `runtime`.
     ///
@@ -107,17 +142,7 @@ impl Peers {
         lost: Arc<dyn Lost>,
         runtime: tokio::runtime::Handle,
     ) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_user_timeout(SILENCE_MAX)
-            .tcp_keepalive(SILENCE_MAX)
-            .tcp_keepalive_interval(SILENCE_MAX)
-            .tcp_keepalive_retries(2)
-            .tcp_nodelay(true)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build()?;
+        let client = builder().build()?;
         let peers = RwLock::new(BTreeMap::new());
         Ok(Self { inner: Arc::new(Inner { us, client, lost, runtime, peers }) })
     }
@@ -146,6 +171,11 @@ impl Peers {
         self.inner.runtime.spawn(votes.run_votes(vote_queue));
         let peer = Peer { url, control, bulk, vote };
         self.write().insert(id, peer);
+    }
+
+    /// Nothing goes to `id` any more.
+    pub fn remove(&self, id: NodeId) {
+        self.write().remove(&id);
     }
 
     /// Queues one packet, given as its parts. Never waits.
@@ -181,6 +211,34 @@ impl Peers {
     ) -> Result<Reply, ForwardError> {
         let url = self.url(leader).ok_or(ForwardError::Unreachable)?;
         forward::forward(&self.inner.client, self.inner.us, leader, &url, command, timeout).await
+    }
+
+    /// Carries an operator's request to another node, at the same path, and its answer back.
+    ///
+    /// # Errors
+    /// See [`ForwardError`].
+    pub async fn relay(
+        &self,
+        to: NodeId,
+        method: &str,
+        path: &str,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Relayed, ForwardError> {
+        let url = self.url(to).ok_or(ForwardError::Unreachable)?;
+        let method = reqwest::Method::from_bytes(method.as_bytes())
+            .map_err(|_| ForwardError::Unreachable)?;
+        let request = self.inner.client.request(method, format!("{url}{path}"));
+        let request = request.timeout(timeout).header(RELAYED, "1").body(body);
+        let response = request.send().await.map_err(|error| {
+            if error.is_connect() { ForwardError::Unreachable } else { ForwardError::Lost }
+        })?;
+        let status = response.status().as_u16();
+        let content_type = response.headers().get("content-type");
+        let content_type =
+            content_type.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let body = response.bytes().await.map_err(|_| ForwardError::Lost)?;
+        Ok(Relayed { status, content_type, body })
     }
 
     /// Sends a snapshot; the last entry it holds when the peer has installed it.

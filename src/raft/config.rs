@@ -21,6 +21,9 @@ pub struct Config {
     /// Seeds the time-outs and the ids of read requests. It must differ between
     /// two lives of one node: a late answer to an earlier life must not fit.
     pub seed: u64,
+    /// The life of this node's data folder. A node that the cluster knows in another life
+    /// does not campaign: its old self may have voted.
+    pub incarnation: Option<u64>,
     /// A bug to switch on, to prove that the tests find it.
     #[doc(hidden)]
     pub planted: Option<Planted>,
@@ -38,6 +41,7 @@ impl Config {
             max_batch_entries: 1024,
             max_uncommitted_bytes: 64 << 20,
             seed,
+            incarnation: None,
             planted: None,
         }
     }

@@ -43,7 +43,9 @@ impl Raft {
     /// May it lead? Not while it does not vote, not while the log is about to be
     /// replaced by a snapshot, and not while something is damaged.
     fn is_promotable(&self) -> bool {
-        self.members.current().is_voter(self.config.id)
+        let current = self.members.current();
+        current.is_voter(self.config.id)
+            && self.config.incarnation.is_none_or(|own| current.knows(self.config.id, own))
             && self.installing.is_none()
             && self.is_fit_to_lead()
     }

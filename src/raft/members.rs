@@ -3,8 +3,6 @@
 //! A configuration rules from the moment its entry is appended, committed or not
 //! (thesis 4.1), and stops to rule when that entry is cut off. So the history
 //! follows the log: it grows, is truncated and compacted with it.
-//!
-//! Left out: deciding changes. Nothing here proposes one.
 
 use super::types::{Index, Membership};
 
@@ -25,6 +23,11 @@ impl ConfigHistory {
     /// The one that rules.
     pub(super) fn current(&self) -> &Membership {
         self.tail.last().map_or(&self.base, |(_, config)| config)
+    }
+
+    /// The place of the one that rules; 0 when it is older than the log.
+    pub(super) fn newest(&self) -> Index {
+        self.tail.last().map_or(Index(0), |(index, _)| *index)
     }
 
     /// The one that rules at `index`.

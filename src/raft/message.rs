@@ -142,6 +142,12 @@ pub enum Input {
         /// Payload bytes of each entry, at least one entry.
         sizes: Vec<u32>,
     },
+    /// The cluster shall consist of these from now on: `outgoing` and `learners_next` are
+    /// empty, all lists sorted. The answer is in [`Effects::reconfigured`].
+    Reconfigure {
+        /// The configuration that is wanted.
+        target: Membership,
+    },
     /// Some client wants a linearizable read; the answer carries `token`.
     Read {
         /// Chosen by the driver, unique in this process life.
@@ -231,6 +237,8 @@ pub struct Append {
 pub enum AppendSource {
     /// One empty entry of kind `Noop`.
     Noop,
+    /// One configuration: the one that rules at this index.
+    Config,
     /// The payloads of the `Propose` being stepped.
     Proposed,
     /// The frames of the `Append` message being stepped, from `first` on.
@@ -267,6 +275,32 @@ pub enum Refusal {
     Overloaded,
 }
 
+/// Why the configuration stays as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeRefusal {
+    /// This node does not lead; perhaps this one does.
+    NotLeader(Option<NodeId>),
+    /// Leadership is being handed over.
+    Transferring,
+    /// Another change is under way.
+    Pending,
+    /// The leader is new and has not committed anything in its term yet.
+    NotReady,
+    /// It is the configuration that rules.
+    Unchanged,
+    /// No cluster can consist of that; why.
+    Impossible(&'static str),
+    /// This node lacks too many entries to vote, or does not answer.
+    Behind(NodeId),
+    /// Too few of the wanted voters answer.
+    NoQuorum {
+        /// Voters that do.
+        answering: usize,
+        /// Voters wanted.
+        voters: usize,
+    },
+}
+
 /// What became of a read asked for by [`Input::Read`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
@@ -289,6 +323,8 @@ pub struct Effects {
     pub io: Option<IoToken>,
     /// What became of an [`Input::Propose`]: the first entry's id, or why not.
     pub proposed: Option<Result<LogId, Refusal>>,
+    /// What became of an [`Input::Reconfigure`]: the entry's id, or why not.
+    pub reconfigured: Option<Result<LogId, ChangeRefusal>>,
     /// Send these entries; only after they are readable in the log, which is
     /// before they are durable (thesis 10.2.1).
     pub replicate: Vec<Replicate>,
@@ -313,6 +349,7 @@ impl Effects {
             appends,
             io,
             proposed,
+            reconfigured,
             replicate,
             messages,
             snapshots,
@@ -320,7 +357,8 @@ impl Effects {
             reads,
             install,
         } = self;
-        (*hard_state, *io, *proposed, *commit, *install) = (None, None, None, None, None);
+        (*hard_state, *io, *commit, *install) = (None, None, None, None);
+        (*proposed, *reconfigured) = (None, None);
         appends.clear();
         replicate.clear();
         messages.clear();

@@ -39,6 +39,7 @@
 //! | `election` | who leads? |
 //! | `replication`, [`progress`] | who has which entry, and what is committed? |
 //! | [`quorum`], `members` | who decides? |
+//! | `change` | how does it become somebody else? |
 //! | `reads` | may this read be answered? |
 //! | `transfer`, `snapshot` | how does leadership, or a whole state, move? |
 //!
@@ -88,10 +89,10 @@
 //!
 //! # Left out
 //!
-//! Proposing configuration changes (the quorums know joint ones already), leader
-//! leases, witnesses, quiescence. A stalled disk is not noticed here: the leader
+//! Leader leases, witnesses, quiescence. A stalled disk is not noticed here: the leader
 //! goes on as long as a majority of other disks works.
 
+mod change;
 pub mod config;
 mod election;
 mod io;
@@ -235,6 +236,7 @@ impl Raft {
             Input::Tick => self.tick(out),
             Input::Receive(envelope) => self.receive(envelope, out),
             Input::Propose { sizes } => self.propose(&sizes, out),
+            Input::Reconfigure { target } => self.reconfigure(&target, out),
             Input::Read { token } => self.read(token, out),
             Input::Durable { io } => {
                 self.ledger.confirm(io, &mut out.messages);

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::change::Leaving;
 use super::config::Planted;
 use super::message::{Append, AppendSource, Effects, EntryRun, Message, Refusal, Replicate};
 use super::progress::{Flow, Progress};
@@ -28,6 +29,8 @@ pub(super) struct Leader {
     pub(super) first: Index,
     pub(super) rounds: Rounds,
     pub(super) transfer: Option<Transfer>,
+    /// Removed nodes that are told so; they are still in `progress`.
+    pub(super) leaving: BTreeMap<NodeId, Leaving>,
     heartbeat_elapsed: u32,
     uncommitted: Uncommitted,
 }
@@ -69,6 +72,7 @@ impl Raft {
             first,
             rounds: Rounds::default(),
             transfer: None,
+            leaving: BTreeMap::new(),
             heartbeat_elapsed: 0,
             uncommitted: Uncommitted::default(),
         }));
@@ -76,7 +80,7 @@ impl Raft {
     }
 
     /// Adds entries of our own term up to `last` and sends them.
-    fn append_own(&mut self, last: Index, source: AppendSource, out: &mut Effects) {
+    pub(super) fn append_own(&mut self, last: Index, source: AppendSource, out: &mut Effects) {
         let (first, term) = (self.last().index.next(), self.hard.term);
         self.terms.append(term, last);
         self.wrote_from(first);
@@ -194,6 +198,7 @@ impl Raft {
             self.send_heartbeat(to);
         }
         self.tick_transfer();
+        self.tick_members(out);
     }
 
     /// Was this node heard within the last election time-out?
@@ -306,6 +311,7 @@ impl Raft {
             leader.uncommitted.release(reached);
         }
         self.open_round(out);
+        self.continue_change(out);
     }
 }
 

@@ -107,8 +107,13 @@ pub struct Membership {
     pub learners_next: Vec<NodeId>,
     /// The leader ends the joint change by itself.
     pub auto_leave: bool,
+    /// Learners that become voters by themselves once they are caught up.
+    pub promote: Vec<NodeId>,
     /// Where each member is reached; the core does not look inside.
     pub addresses: BTreeMap<NodeId, String>,
+    /// The life of each member's data folder, as soon as it is known: what another one says
+    /// in its name counts nothing.
+    pub incarnations: BTreeMap<NodeId, u64>,
 }
 
 impl Membership {
@@ -122,6 +127,18 @@ impl Membership {
     #[must_use]
     pub fn is_voter(&self, id: NodeId) -> bool {
         self.voters.contains(&id) || self.outgoing.contains(&id)
+    }
+
+    /// Is a change under way, so that two sets of voters decide?
+    #[must_use]
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Could this life of a member be the one that the cluster knows?
+    #[must_use]
+    pub fn knows(&self, id: NodeId, incarnation: u64) -> bool {
+        self.incarnations.get(&id).is_none_or(|known| *known == incarnation)
     }
 
     /// Everyone who receives the log, sorted, without duplicates.

@@ -17,6 +17,7 @@ mod inspect_log;
 mod log;
 pub mod map;
 mod meta;
+pub mod note;
 pub mod pace;
 mod page;
 mod reader;

@@ -104,7 +104,8 @@ impl<W> Core<W> {
             let answer = if waiting.id == id {
                 let latency = self.now.mono_us.saturating_sub(waiting.since_us);
                 work.measured.commit_latency_us.push(latency);
-                applied.clone().map_or(Answer::Unknown, Answer::Written)
+                // Nobody waits for an entry without a command but whoever changed the members.
+                applied.clone().map_or(Answer::Changed(Ok(id.index)), Answer::Written)
             } else {
                 // Another entry was committed in its place, so this one never will be.
                 Answer::NotLeader(self.raft.leader())

@@ -94,6 +94,8 @@ impl<W> Core<W> {
             ("database-rebuilding", self.health.rebuild_to.is_some()),
             ("disk-damage", self.health.disk_damage),
             ("digest-mismatch", self.health.disputed.is_some()),
+            ("not-a-member", !self.is_member()),
+            ("foreign-member", self.hears_foreign_lives()),
         ];
         alarms.into_iter().filter(|(_, raised)| *raised).map(|(name, _)| name).collect()
     }

@@ -23,6 +23,7 @@ mod compact;
 mod files;
 mod found;
 mod health;
+mod members;
 mod replicate;
 
 pub use compact::{CompactionDone, CompactionJob};
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use health::Health;
+use members::Lives;
 
 use super::open::Parts;
 use super::work::{Answer, Arrived, Event, Garbage, Work};
@@ -137,6 +139,7 @@ pub struct Core<W> {
     /// Time of the newest entry, staged or written.
     time_ms: u64,
     health: Health,
+    lives: Lives,
     /// The files say that entries were lost, nobody knows which.
     amnesia_noted: bool,
     /// Peers that a snapshot is on its way to.
@@ -158,6 +161,7 @@ impl<W> Core<W> {
             amnesia_noted: raft.is_amnesiac(),
             health,
             shipping: BTreeSet::new(),
+            lives: Lives::default(),
             checkpoint_wanted: false,
             us,
             options,
@@ -238,6 +242,7 @@ impl<W> Core<W> {
         match event {
             Event::Tick => self.tick(work),
             Event::Packet(packet) => self.receive(packet, work),
+            Event::ChangeMembers(waiter, change) => self.change_members(waiter, &change, work),
             Event::Propose(batch) => self.propose(batch, work),
             Event::Read(waiters) => self.ask_to_read(waiters, work),
             Event::Synced(synced) => {
@@ -302,6 +307,7 @@ impl<W> Core<W> {
         self.ticks += 1;
         self.look_after(work)?;
         self.step(Input::Tick, work)?;
+        self.record_lives(work)?;
         if !self.syncing && self.ticks - self.wrote_at_tick >= self.options.mark_ticks {
             // Written in this turn; once, so an idle node stays idle.
             self.log.stage_mark();
@@ -348,18 +354,7 @@ impl<W> Core<W> {
         self.effects.proposed = None;
         self.step_with(Input::Propose { sizes }, &Bytes::new(), &payloads, work)?;
         match self.effects.proposed.take() {
-            Some(Ok(first)) => {
-                // Whatever waited at these places was in a suffix that is gone for good.
-                while self.waiting.back().is_some_and(|last| last.id.index >= first.index) {
-                    let gone = self.waiting.pop_back().expect("just seen");
-                    work.answers.push((gone.waiter, Answer::Unknown));
-                }
-                let since_us = self.now.mono_us;
-                for (place, waiter) in (first.index.0..).zip(waiters) {
-                    let id = LogId { term: first.term, index: Index(place) };
-                    self.waiting.push_back(Waiting { id, waiter, since_us });
-                }
-            }
+            Some(Ok(first)) => self.wait_for(first, waiters, work),
             Some(Err(refusal)) => {
                 let answer = match refusal {
                     Refusal::NotLeader(leader) => Answer::NotLeader(leader),
@@ -372,6 +367,20 @@ impl<W> Core<W> {
             None => unreachable!("the protocol answers every proposal in the same step"),
         }
         Ok(())
+    }
+
+    /// These wait for the entries from `first` on.
+    fn wait_for(&mut self, first: LogId, waiters: Vec<W>, work: &mut Work<W>) {
+        // Whatever waited at these places was in a suffix that is gone for good.
+        while self.waiting.back().is_some_and(|last| last.id.index >= first.index) {
+            let gone = self.waiting.pop_back().expect("just seen");
+            work.answers.push((gone.waiter, Answer::Unknown));
+        }
+        let since_us = self.now.mono_us;
+        for (place, waiter) in (first.index.0..).zip(waiters) {
+            let id = LogId { term: first.term, index: Index(place) };
+            self.waiting.push_back(Waiting { id, waiter, since_us });
+        }
     }
 
     /// Steps the protocol with an input that brings no bytes.
@@ -442,6 +451,10 @@ impl<W> Core<W> {
         let first = LogId { term: append.term, index: append.first };
         match append.source {
             AppendSource::Noop => self.log.stage_own(first, EntryKind::Noop, &[], self.time_ms),
+            AppendSource::Config => {
+                let config = wire::encode_membership(self.raft.membership_at(append.first));
+                self.log.stage_own(first, EntryKind::Config, &config, self.time_ms);
+            }
             AppendSource::Proposed => {
                 for (place, payload) in (append.first.0..=append.last.0).zip(payloads) {
                     let id = LogId { term: append.term, index: Index(place) };
@@ -463,6 +476,9 @@ impl<W> Core<W> {
     }
 
     fn receive(&mut self, packet: wire::Packet, work: &mut Work<W>) -> Result<(), StoreError> {
+        if !self.is_of_a_known_life(&packet) {
+            return Ok(());
+        }
         let wire::Packet { from, incarnation: _, content, frames } = packet;
         let mut envelope = match content {
             wire::Content::Protocol(envelope) => envelope,

@@ -15,6 +15,7 @@ impl Sim {
         let options = OpenOptions {
             fresh: Identity { cluster: 7, node: it.id, incarnation: seed | 1 },
             members,
+            joined: None,
             log: LogOptions {
                 dir: "/log".into(),
                 segment_bytes: self.plan.segment_bytes,

@@ -1,0 +1,150 @@
+//! Who belongs to the cluster, as the driver sees it: changes that operators ask for, and
+//! which life of a member counts.
+//!
+//! A data folder has an *incarnation*, drawn when it was made; every packet carries that of
+//! its sender. The leader writes into the configuration whose packets it hears, once. From
+//! then on whatever another life of a node answers counts nothing: a wiped node has forgotten
+//! its votes and its acknowledgements. What such a node asks is answered all the same, and
+//! what it would lead is decided by others' logs.
+
+use std::collections::BTreeMap;
+
+use super::Core;
+use crate::node::members::{MemberChange, NotChanged};
+use crate::node::work::{Answer, Work};
+use crate::raft::message::{Input, Message};
+use crate::raft::types::{LogId, Membership, NodeId};
+use crate::store::StoreError;
+use crate::wire::{self, Content, Packet};
+
+/// Ticks between two attempts to write down lives that are known, while others are not.
+const RECORD_TICKS: u64 = 200;
+
+/// Which lives of the members were heard.
+#[derive(Debug, Default)]
+pub(super) struct Lives {
+    heard: BTreeMap<NodeId, u64>,
+    /// Members whose answers come from another life than the one the cluster knows.
+    foreign: BTreeMap<NodeId, u64>,
+}
+
+impl<W> Core<W> {
+    /// The cluster changes, if it may; the answer comes once the change is applied here.
+    pub(super) fn change_members(
+        &mut self,
+        waiter: W,
+        change: &MemberChange,
+        work: &mut Work<W>,
+    ) -> Result<(), StoreError> {
+        if let MemberChange::Add { id, incarnation: None, .. } = change {
+            self.lives.heard.remove(id); // whoever answers from now on is meant
+        }
+        let refused = match change.target(self.raft.membership()) {
+            Ok(target) => match self.reconfigure(target, work)? {
+                Ok(first) => {
+                    self.wait_for(first, vec![waiter], work);
+                    return Ok(());
+                }
+                Err(refusal) => refusal,
+            },
+            Err(why) => why,
+        };
+        work.answers.push((waiter, Answer::Changed(Err(refused))));
+        Ok(())
+    }
+
+    fn reconfigure(
+        &mut self,
+        target: Membership,
+        work: &mut Work<W>,
+    ) -> Result<Result<LogId, NotChanged>, StoreError> {
+        // A joint configuration holds at most what both hold.
+        let encoded = |membership| wire::encode_membership(membership).len();
+        if encoded(&target) + encoded(self.raft.membership()) > wire::MEMBERSHIP_MAX {
+            return Ok(Err(NotChanged::TooMany));
+        }
+        self.effects.reconfigured = None;
+        self.step(Input::Reconfigure { target }, work)?;
+        let outcome = self.effects.reconfigured.take().expect("answered in the same step");
+        Ok(outcome.map_err(NotChanged::from))
+    }
+
+    /// May this packet count? Notes whose life it comes from.
+    pub(super) fn is_of_a_known_life(&mut self, packet: &Packet) -> bool {
+        let (from, incarnation) = (packet.from, packet.incarnation);
+        let membership = self.raft.membership();
+        if !membership.addresses.contains_key(&from) {
+            return true; // the protocol knows what to do with strangers
+        }
+        self.lives.heard.insert(from, incarnation);
+        if membership.knows(from, incarnation) {
+            self.lives.foreign.remove(&from);
+            return true;
+        }
+        self.lives.foreign.insert(from, incarnation);
+        let Content::Protocol(envelope) = &packet.content else { return true };
+        match envelope.message {
+            Message::PreVoteReply { .. }
+            | Message::VoteReply { .. }
+            | Message::Accepted { .. }
+            | Message::Rejected { .. }
+            | Message::HeartbeatReply { .. } => false,
+            // Whoever asks may know a newer configuration than we do.
+            Message::PreVote { .. }
+            | Message::Vote { .. }
+            | Message::Append { .. }
+            | Message::Heartbeat { .. }
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. }
+            | Message::TimeoutNow => true,
+        }
+    }
+
+    /// Writes down the lives that are known and not written, once a tick, if this node leads.
+    pub(super) fn record_lives(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        let membership = self.raft.membership();
+        let members = membership.members();
+        if !self.raft.is_leader()
+            || members.len() < 2
+            || members.iter().all(|id| membership.incarnations.contains_key(id))
+        {
+            return Ok(());
+        }
+        let mut target = membership.clone();
+        self.lives.heard.insert(self.us.node, self.us.incarnation);
+        for id in &members {
+            if let Some(heard) = self.lives.heard.get(id) {
+                target.incarnations.entry(*id).or_insert(*heard);
+            }
+        }
+        let all_known = members.iter().all(|id| target.incarnations.contains_key(id));
+        if target.incarnations != membership.incarnations
+            && (all_known || self.ticks.is_multiple_of(RECORD_TICKS))
+        {
+            // Refused now, tried again at the next tick.
+            drop(self.reconfigure(target, work)?);
+        }
+        Ok(())
+    }
+
+    /// Does somebody answer in the name of a member whose data folder is another one?
+    pub(super) fn hears_foreign_lives(&self) -> bool {
+        let members = self.raft.membership().members();
+        self.lives.foreign.keys().any(|id| members.contains(id))
+    }
+
+    /// Does the cluster know this node, in this life?
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        let membership = self.raft.membership();
+        membership.members().contains(&self.us.node)
+            && membership.knows(self.us.node, self.us.incarnation)
+    }
+
+    /// Everybody that packets may go to, with addresses: the members, and those that were
+    /// just removed: as long as they are told so, and as long as one of them leads.
+    pub fn reachable(&self) -> (&BTreeMap<NodeId, String>, Vec<NodeId>) {
+        let leaving = self.raft.progress().map(|(id, _)| id).chain(self.raft.leader()).collect();
+        (&self.raft.membership().addresses, leaving)
+    }
+}
