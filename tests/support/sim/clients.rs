@@ -121,6 +121,7 @@ impl Sim {
             Answer::Written(Applied::Unknown)
             | Answer::Unknown
             | Answer::Installed(_)
+            | Answer::Changed(_)
             | Answer::Compacted(_) => Outcome::Unknown,
             Answer::NotLeader(_) | Answer::Overloaded | Answer::NotReadable(_) => Outcome::Failed,
             Answer::Readable => {
