@@ -593,7 +593,9 @@ mod tests {
             learners: vec![NodeId(4)],
             learners_next: vec![],
             auto_leave: true,
+            promote: vec![NodeId(4)],
             addresses: [(NodeId(1), "http://127.0.0.1:3001".to_owned())].into(),
+            incarnations: [(NodeId(1), 7)].into(),
         };
         let bytes = encode_membership(&membership);
         assert_eq!(decode_membership(&bytes), Ok(membership));

@@ -11,7 +11,7 @@ use http::Server;
 use mmapd::config::Config;
 use serde_json::Value as Json;
 
-const METHODS: [&str; 5] = ["get", "head", "put", "post", "delete"];
+const METHODS: [&str; 6] = ["get", "head", "put", "post", "patch", "delete"];
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)

@@ -35,7 +35,6 @@ pub(super) enum MemberRole {
 #[schema(example = json!({"id": 4, "url": "http://10.0.0.4:3001", "role": "voter"}))]
 pub(super) struct NewMember {
     /// Its id, never used before by another machine that may come back.
-    #[schema(minimum = 1)]
     id: u64,
     /// Where it is reached, `http://host:port`.
     url: String,
