@@ -109,6 +109,8 @@ pub enum Aside {
     },
     /// "My database is lost: send me a snapshot."
     NeedState,
+    /// "You do not belong to the cluster, or did with another data folder."
+    Stranger,
 }
 
 /// Encodes all but the frames, of which `frames` bytes will follow.
@@ -142,6 +144,7 @@ pub fn encode_aside(us: Address, to: NodeId, aside: Aside, frames: usize) -> Vec
             34
         }
         Aside::NeedState => 35,
+        Aside::Stranger => 36,
     };
     finish(us, (us.node, to, Term(0)), kind, frames, out)
 }
@@ -240,6 +243,7 @@ fn take_aside(kind: u8, input: &mut Fields<'_>) -> Result<Aside, WireError> {
         33 => Aside::Frames,
         34 => Aside::Digest { index: input.index()?, digest: input.u128()? },
         35 => Aside::NeedState,
+        36 => Aside::Stranger,
         _ => return Err(WireError::Malformed("unknown kind of message")),
     })
 }
@@ -524,7 +528,7 @@ mod tests {
     fn asides() -> impl Iterator<Item = Aside> {
         let digest = Aside::Digest { index: Index(4096), digest: u128::MAX / 3 };
         let fetch = Aside::Fetch { first: Index(5), last: Index(9) };
-        [fetch, Aside::Frames, digest, Aside::NeedState].into_iter()
+        [fetch, Aside::Frames, digest, Aside::NeedState, Aside::Stranger].into_iter()
     }
 
     fn envelope(message: Message) -> Envelope {

@@ -95,6 +95,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         (Aside::Frames, &run),
         (digest, &[]),
         (Aside::NeedState, &[]),
+        (Aside::Stranger, &[]),
     ] {
         let mut packet = wire::encode_aside(US, US.node, aside, frames.len());
         packet.extend_from_slice(frames);

@@ -72,7 +72,7 @@ impl From<RoleName> for Role {
 #[schema(example = json!({
     "cluster_id": "8c1f0e2f7d6a4b0d9f3c2e1d0a9b8c7d", "node": 1, "term": 2, "leader": 1,
     "changing": false, "members": [{
-        "id": 1, "url": "http://127.0.0.1:3001", "role": "leader", "voter": true,
+        "id": 1, "url": "http://127.0.0.1:3001", "role": "leader", "voter": true, "incarnation": "7b1f2c3d4e5f6071",
         "match_index": 42, "next_index": null, "lag": 0, "last_contact_ms": 0
     }]
 }))]
@@ -95,6 +95,9 @@ pub(super) struct Member {
     role: Role,
     /// Votes; else it only receives the log.
     voter: bool,
+    /// The life of its data folder: what another one says in its name does not count. Null
+    /// until it was heard.
+    incarnation: Option<String>,
     /// Last entry known to be on its disk; the leader knows it of all, others of nobody.
     match_index: Option<u64>,
     /// Next entry the leader will send it.
@@ -189,6 +192,7 @@ impl Edge {
                 (false, false, false) => Role::Learner,
             },
             voter: member.voter,
+            incarnation: member.incarnation.clone(),
             match_index: member.match_index,
             next_index: member.next_index,
             lag: member.lag,

@@ -330,6 +330,10 @@ fn life(text: &str) -> Result<u64, ApiError> {
 /// An address is data: host and port, nothing that a node could be made to fetch.
 fn address(url: &str) -> Result<String, ApiError> {
     let url = url.trim_end_matches('/');
+    let host = url.strip_prefix("http://").unwrap_or_default();
+    if host.starts_with("169.254.") || host.to_ascii_lowercase().starts_with("[fe80:") {
+        return Err(ApiError::BadRequest(format!("url: {url} is a link-local address")));
+    }
     match crate::config::url_problem(url) {
         Some(problem) => Err(ApiError::BadRequest(format!("url: {problem}"))),
         None => Ok(url.to_owned()),

@@ -108,6 +108,8 @@ pub struct MemberStatus {
     pub leader: bool,
     /// Is it this node?
     pub is_self: bool,
+    /// The life of its data folder, in hexadecimal; `None`: not known yet.
+    pub incarnation: Option<String>,
     /// Last index known to be on its disk; known to the leader only, and of itself.
     pub match_index: Option<u64>,
     /// Next index the leader will send; known to the leader only.

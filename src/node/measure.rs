@@ -218,6 +218,10 @@ impl Measure {
                     id: id.0,
                     url: membership.addresses.get(&id).cloned().unwrap_or_default(),
                     voter: membership.is_voter(id),
+                    incarnation: membership
+                        .incarnations
+                        .get(&id)
+                        .map(|incarnation| format!("{incarnation:016x}")),
                     leader: raft.leader() == Some(id),
                     is_self,
                     match_index: matched,

@@ -247,26 +247,15 @@ impl Turns {
         Ok((ticked, stop))
     }
 
-    /// Connections follow the membership.
+    /// Connections follow the membership. Those to former members stay, and cost nothing.
     fn follow_members(&mut self) {
-        let (addresses, leaving) = self.core.reachable();
         let us = self.core.raft().id();
-        let is_old = |(id, url): (&NodeId, &String)| *id == us || self.members.get(id) == Some(url);
-        let is_kept = |id: &NodeId| addresses.contains_key(id) || leaving.contains(id);
-        if addresses.iter().all(is_old) && self.members.keys().all(is_kept) {
-            return;
-        }
-        for (id, url) in addresses.iter().filter(|member| !is_old(*member)) {
-            self.shell.measure.peers().add(*id);
-            self.shell.peers.add(*id, url);
-        }
-        let gone: Vec<NodeId> = self.members.keys().filter(|id| !is_kept(id)).copied().collect();
-        for id in gone {
-            self.shell.peers.remove(id);
-            self.members.remove(&id);
-        }
-        for (id, url) in addresses.iter().filter(|(id, _)| **id != us) {
-            self.members.insert(*id, url.clone());
+        for (id, url) in self.core.addresses() {
+            if *id != us && self.members.get(id) != Some(url) {
+                self.shell.measure.peers().add(*id);
+                self.shell.peers.add(*id, url);
+                self.members.insert(*id, url.clone());
+            }
         }
     }
 

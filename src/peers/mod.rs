@@ -173,11 +173,6 @@ impl Peers {
         self.write().insert(id, peer);
     }
 
-    /// Nothing goes to `id` any more.
-    pub fn remove(&self, id: NodeId) {
-        self.write().remove(&id);
-    }
-
     /// Queues one packet, given as its parts. Never waits.
     pub fn send(&self, to: NodeId, way: Way, head: Vec<u8>, frames: Vec<Bytes>) {
         let Some(peer) = self.peer(to) else { return };

@@ -57,6 +57,10 @@ impl Raft {
         }
         let answering = target.voters.iter().filter(|id| self.is_answering(**id)).count();
         let (needed, voters) = (target.voters.len() / 2 + 1, target.voters.len());
+        let Role::Leader(leader) = &self.role else { return Err(ChangeRefusal::NotReady) };
+        if answering < needed && leader.age < self.config.election_ticks {
+            return Err(ChangeRefusal::NotReady); // they had no time to answer
+        }
         if answering < needed {
             return Err(ChangeRefusal::NoQuorum { answering, voters });
         }

@@ -32,6 +32,8 @@ pub(super) struct Leader {
     /// Removed nodes that are told so; they are still in `progress`.
     pub(super) leaving: BTreeMap<NodeId, Leaving>,
     heartbeat_elapsed: u32,
+    /// Ticks since it was elected.
+    pub(super) age: u32,
     uncommitted: Uncommitted,
 }
 
@@ -74,6 +76,7 @@ impl Raft {
             transfer: None,
             leaving: BTreeMap::new(),
             heartbeat_elapsed: 0,
+            age: 0,
             uncommitted: Uncommitted::default(),
         }));
         self.append_own(first, AppendSource::Noop, out);
@@ -177,6 +180,7 @@ impl Raft {
     pub(super) fn tick_leader(&mut self, out: &mut Effects) {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.heartbeat_elapsed += 1;
+        leader.age = leader.age.saturating_add(1);
         let is_due = leader.heartbeat_elapsed >= self.config.heartbeat_ticks;
         if is_due {
             leader.heartbeat_elapsed = 0;
@@ -393,8 +397,12 @@ impl Raft {
         let read_seq = self.seen_seq;
         if self.installing.is_none() {
             let last = self.last().index;
-            assert!(commit <= last, "I13: told to commit {commit}, but our log ends at {last}");
-            self.commit = self.commit.max(commit);
+            // A leader may speak to an earlier life of a node whose disk was wiped; it will
+            // hear from the answer that it does.
+            if last > Index(0) {
+                assert!(commit <= last, "I13: told to commit {commit}, our log ends at {last}");
+                self.commit = self.commit.max(commit);
+            }
         }
         self.send(from, Message::HeartbeatReply { read_seq });
     }

@@ -50,7 +50,8 @@ impl<W> Core<W> {
     }
 
     pub(super) fn ship(&mut self, to: NodeId, work: &mut Work<W>) -> Result<(), StoreError> {
-        let Some(pinned) = self.db.pin()? else {
+        let pinned = if self.may_lead(to) { self.db.pin()? } else { None };
+        let Some(pinned) = pinned else {
             self.shipping.remove(&to);
             return self.step(Input::SnapshotSent { to, installed: None }, work);
         };

@@ -203,10 +203,15 @@ impl<W> Core<W> {
         frames: Bytes,
         work: &mut Work<W>,
     ) -> Result<(), StoreError> {
+        if aside == Aside::Stranger {
+            self.called_stranger();
+            return Ok(());
+        }
         if !self.others().contains(&from) {
             return Ok(());
         }
         match aside {
+            Aside::Stranger => Ok(()),
             Aside::Fetch { first, last } => {
                 let found = self.reader.frames(first, last, self.options.batch_bytes);
                 if let Some((frames, _)) = found {
@@ -242,7 +247,7 @@ impl<W> Core<W> {
         members
     }
 
-    fn aside(&self, to: NodeId, aside: Aside, frames: Vec<Bytes>) -> Outgoing {
+    pub(super) fn aside(&self, to: NodeId, aside: Aside, frames: Vec<Bytes>) -> Outgoing {
         let way = if frames.is_empty() { Way::Control } else { Way::Bulk };
         let bytes = frames.iter().map(Bytes::len).sum();
         let head = wire::encode_aside(self.us, to, aside, bytes);

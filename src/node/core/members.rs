@@ -7,7 +7,7 @@
 //! its votes and its acknowledgements. What such a node asks is answered all the same, and
 //! what it would lead is decided by others' logs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Core;
 use crate::node::members::{MemberChange, NotChanged};
@@ -15,10 +15,12 @@ use crate::node::work::{Answer, Work};
 use crate::raft::message::{Input, Message};
 use crate::raft::types::{LogId, Membership, NodeId};
 use crate::store::StoreError;
-use crate::wire::{self, Content, Packet};
+use crate::wire::{self, Aside, Content, Packet};
 
 /// Ticks between two attempts to write down lives that are known, while others are not.
 const RECORD_TICKS: u64 = 200;
+/// Ticks after which a stranger is told again that it is one.
+const TELL_TICKS: u64 = 40;
 
 /// Which lives of the members were heard.
 #[derive(Debug, Default)]
@@ -26,6 +28,10 @@ pub(super) struct Lives {
     heard: BTreeMap<NodeId, u64>,
     /// Members whose answers come from another life than the one the cluster knows.
     foreign: BTreeMap<NodeId, u64>,
+    /// Who was told lately that it is a stranger.
+    told: BTreeSet<NodeId>,
+    /// Somebody called us a stranger, and no leader speaks to us.
+    is_stranger: bool,
 }
 
 impl<W> Core<W> {
@@ -70,10 +76,19 @@ impl<W> Core<W> {
     }
 
     /// May this packet count? Notes whose life it comes from.
-    pub(super) fn is_of_a_known_life(&mut self, packet: &Packet) -> bool {
+    pub(super) fn is_of_a_known_life(&mut self, packet: &Packet, work: &mut Work<W>) -> bool {
         let (from, incarnation) = (packet.from, packet.incarnation);
         let membership = self.raft.membership();
-        if !membership.addresses.contains_key(&from) {
+        let is_member = membership.members().contains(&from);
+        // Whoever knows no voter knows nothing about members.
+        if !membership.voters.is_empty()
+            && !(is_member && membership.knows(from, incarnation))
+            && self.lives.told.insert(from)
+        {
+            work.packets.push(self.aside(from, Aside::Stranger, Vec::new()));
+        }
+        let membership = self.raft.membership();
+        if !is_member {
             return true; // the protocol knows what to do with strangers
         }
         self.lives.heard.insert(from, incarnation);
@@ -100,8 +115,24 @@ impl<W> Core<W> {
         }
     }
 
+    /// A leader has nothing to say to a life that the cluster does not know: what it believes
+    /// of this node was true of another one.
+    pub(super) fn may_lead(&self, to: NodeId) -> bool {
+        !self.lives.foreign.contains_key(&to)
+    }
+
+    /// Somebody says that this node does not belong to the cluster. That is an alarm and no
+    /// more: who says so may be behind.
+    pub(super) fn called_stranger(&mut self) {
+        self.lives.is_stranger = true;
+    }
+
     /// Writes down the lives that are known and not written, once a tick, if this node leads.
     pub(super) fn record_lives(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        if self.ticks.is_multiple_of(TELL_TICKS) {
+            self.lives.told.clear();
+        }
+        self.lives.is_stranger &= self.raft.leader().is_none();
         let membership = self.raft.membership();
         let members = membership.members();
         if !self.raft.is_leader()
@@ -137,14 +168,14 @@ impl<W> Core<W> {
     #[must_use]
     pub fn is_member(&self) -> bool {
         let membership = self.raft.membership();
-        membership.members().contains(&self.us.node)
+        !self.lives.is_stranger
+            && membership.members().contains(&self.us.node)
             && membership.knows(self.us.node, self.us.incarnation)
     }
 
-    /// Everybody that packets may go to, with addresses: the members, and those that were
-    /// just removed: as long as they are told so, and as long as one of them leads.
-    pub fn reachable(&self) -> (&BTreeMap<NodeId, String>, Vec<NodeId>) {
-        let leaving = self.raft.progress().map(|(id, _)| id).chain(self.raft.leader()).collect();
-        (&self.raft.membership().addresses, leaving)
+    /// Where packets may go: the addresses of the members. Those of former members stay of
+    /// use: they are told that they are removed, and one of them may lead until then.
+    pub fn addresses(&self) -> &BTreeMap<NodeId, String> {
+        &self.raft.membership().addresses
     }
 }

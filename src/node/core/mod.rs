@@ -413,6 +413,9 @@ impl<W> Core<W> {
         self.orders.append(&mut effects.replicate);
         for envelope in effects.messages.drain(..) {
             if matches!(envelope.message, Message::Heartbeat { .. }) {
+                if !self.may_lead(envelope.to) {
+                    continue;
+                }
                 self.heartbeats.insert(envelope.to, self.now.mono_us);
             }
             work.packets.push(self.outgoing(&envelope));
@@ -476,7 +479,7 @@ impl<W> Core<W> {
     }
 
     fn receive(&mut self, packet: wire::Packet, work: &mut Work<W>) -> Result<(), StoreError> {
-        if !self.is_of_a_known_life(&packet) {
+        if !self.is_of_a_known_life(&packet, work) {
             return Ok(());
         }
         let wire::Packet { from, incarnation: _, content, frames } = packet;

@@ -56,6 +56,9 @@ impl<W> Core<W> {
     }
 
     fn send_range(&self, order: &Replicate, work: &mut Work<W>) {
+        if !self.may_lead(order.to) {
+            return;
+        }
         let mut prev = order.prev;
         loop {
             let mut frames = Vec::new();
