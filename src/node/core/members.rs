@@ -26,7 +26,7 @@ const TELL_TICKS: u64 = 40;
 #[derive(Debug, Default)]
 pub(super) struct Lives {
     heard: BTreeMap<NodeId, u64>,
-    /// Members whose answers come from another life than the one the cluster knows.
+    /// Members whose answers come from another life than the one the cluster knew then.
     foreign: BTreeMap<NodeId, u64>,
     /// Who was told lately that it is a stranger.
     told: BTreeSet<NodeId>,
@@ -96,7 +96,7 @@ impl<W> Core<W> {
             self.lives.foreign.remove(&from);
             return true;
         }
-        self.lives.foreign.insert(from, incarnation);
+        self.lives.foreign.extend(membership.incarnations.get(&from).map(|known| (from, *known)));
         let Content::Protocol(envelope) = &packet.content else { return true };
         match envelope.message {
             Message::PreVoteReply { .. }
@@ -118,7 +118,13 @@ impl<W> Core<W> {
     /// A leader has nothing to say to a life that the cluster does not know: what it believes
     /// of this node was true of another one.
     pub(super) fn may_lead(&self, to: NodeId) -> bool {
-        !self.lives.foreign.contains_key(&to)
+        !self.is_foreign(to)
+    }
+
+    /// Did the life that was heard last contradict the one that the cluster knows now?
+    fn is_foreign(&self, id: NodeId) -> bool {
+        let known = self.raft.membership().incarnations.get(&id);
+        known.is_some() && self.lives.foreign.get(&id) == known
     }
 
     /// Somebody says that this node does not belong to the cluster. That is an alarm and no
@@ -160,8 +166,7 @@ impl<W> Core<W> {
 
     /// Does somebody answer in the name of a member whose data folder is another one?
     pub(super) fn hears_foreign_lives(&self) -> bool {
-        let members = self.raft.membership().members();
-        self.lives.foreign.keys().any(|id| members.contains(id))
+        self.lives.foreign.keys().any(|id| self.is_foreign(*id))
     }
 
     /// Does the cluster know this node, in this life?
