@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mmapd::raft::config::Planted;
+use mmapd::raft::planted::Planted;
 use sim::{Lie, Plan, Report, Sim};
 
 /// Seeds of an ordinary test run.

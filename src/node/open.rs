@@ -7,7 +7,7 @@
 //! | database behind the log | the usual case | entries are applied again |
 //! | database at a pending install | crash between rename and log reset | finish the reset |
 //! | pending install, database older | crash before the rename | forget the install |
-//! | database ahead of the log | the log lost what was durable | go on after the database, in amnesia |
+//! | database ahead of the log, or of another branch | the log lost what was durable | go on after the database, in amnesia |
 //! | log begins after the database | the database lost what was durable | wait for a snapshot |
 //! | database damaged | | move it away: one of the above |
 //!
@@ -164,14 +164,15 @@ fn agree(
         }
         log.end_install()?;
     }
-    if applied.index > recovered.last.index && !alone {
-        // What is applied is committed, so it is no loss; what came after it may be one.
-        log.begin_amnesia()?;
-        log.begin_install(PendingInstall { last: applied, chain })?;
-        begin_after(log, recovered, applied, chain)?;
-        log.end_install()?;
-    }
-    if applied.index > recovered.last.index {
+    // What is applied is committed: entries that contradict it were replaced by ones that
+    // are lost now.
+    let held = if applied.index == recovered.base.index {
+        Some(recovered.base.term)
+    } else {
+        log.reader().term_at(applied.index)
+    };
+    let other_branch = applied.index >= recovered.base.index && held != Some(applied.term);
+    if other_branch && alone {
         return Err(corrupt(
             dir,
             &format!(
@@ -180,6 +181,13 @@ fn agree(
                 recovered.last
             ),
         ));
+    }
+    if other_branch {
+        // What is applied is no loss; what came after it may be one.
+        log.begin_amnesia()?;
+        log.begin_install(PendingInstall { last: applied, chain })?;
+        begin_after(log, recovered, applied, chain)?;
+        log.end_install()?;
     }
     if applied.index < recovered.base.index && alone {
         return Err(corrupt(

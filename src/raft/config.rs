@@ -1,5 +1,6 @@
 //! What a node is told when it starts: its settings and what its disk remembers.
 
+use super::planted::Flaw;
 use super::types::{HardState, Index, LogId, Membership, NodeId, Term};
 
 /// Settings of the core. Time is counted in ticks; the driver says how long one is.
@@ -24,9 +25,8 @@ pub struct Config {
     /// The life of this node's data folder. A node that the cluster knows in another life
     /// does not campaign: its old self may have voted.
     pub incarnation: Option<u64>,
-    /// A bug to switch on, to prove that the tests find it.
-    #[doc(hidden)]
-    pub planted: Option<Planted>,
+    /// A bug to have, to prove that the tests find it: none without the feature `planted`.
+    pub planted: Flaw,
 }
 
 impl Config {
@@ -42,7 +42,7 @@ impl Config {
             max_uncommitted_bytes: 64 << 20,
             seed,
             incarnation: None,
-            planted: None,
+            planted: Flaw::default(),
         }
     }
 
@@ -78,35 +78,4 @@ pub struct Restored {
     /// This node lost entries and does not know which: none that it ever acknowledged
     /// was of a later term than this one.
     pub amnesia: Option<Term>,
-}
-
-/// Classic bugs, one `if` each. The tests switch them on to show that they would
-/// be noticed; nothing else does.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Planted {
-    /// Votes and acknowledgements leave before the disk has what they promise.
-    AckBeforeSync,
-    /// The vote is missing in the saved hard state.
-    ForgetVote,
-    /// "Up to date" compares the last index and not the last term.
-    IndexOnlyUpToDate,
-    /// A leader commits entries of earlier terms by counting (Raft figure 8).
-    CommitOldTermByCounting,
-    /// A follower acknowledges its whole log, not what the append covered.
-    AckWholeLog,
-    /// A follower commits up to its own last entry instead of the last new one.
-    CommitWithoutMin,
-    /// A follower cuts its log at every append, not only at a conflict.
-    TruncateEagerly,
-    /// Half of the voters pass for a majority.
-    QuorumHalf,
-    /// A promise to vote is counted as a vote.
-    PreVoteCountedAsVote,
-    /// A leader answers reads without asking whether it still leads.
-    ReadWithoutRound,
-    /// A node acknowledges entries that it holds by name only.
-    AckDamaged,
-    /// A node that lost entries votes as if it had not.
-    VoteInAmnesia,
 }

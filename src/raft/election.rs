@@ -11,8 +11,8 @@
 //! [`super::io`] until the newest term and vote are durable. The own vote counts
 //! by the same rule.
 
-use super::config::Planted;
 use super::message::{Effects, Message};
+use super::planted::Planted;
 use super::quorum::Tally;
 use super::types::{HardState, LogId, NodeId, Term};
 use super::{Ballots, Raft, Role};
@@ -44,14 +44,17 @@ impl Raft {
     /// replaced by a snapshot, and not while something is damaged.
     fn is_promotable(&self) -> bool {
         let current = self.members.current();
-        current.is_voter(self.config.id)
+        (current.is_voter(self.config.id) || self.planted(Planted::AnyoneCampaigns))
             && self.config.incarnation.is_none_or(|own| current.knows(self.config.id, own))
-            && self.installing.is_none()
+            && (self.installing.is_none() || self.planted(Planted::CampaignWhileInstalling))
             && self.is_fit_to_lead()
     }
 
     /// Was a leader heard within the shortest election time-out?
     pub(super) fn hears_leader(&self) -> bool {
+        if self.planted(Planted::NoStickiness) {
+            return false;
+        }
         match self.role {
             Role::Follower { leader } => {
                 leader.is_some() && self.elapsed < self.config.election_ticks
@@ -109,6 +112,8 @@ impl Raft {
         if term > self.hard.term {
             self.hard = HardState { term, vote: None };
             self.seen_seq = 0;
+        } else if self.planted(Planted::StepDownClearsVote) {
+            self.hard.vote = None;
         }
         match std::mem::replace(&mut self.role, Role::Follower { leader }) {
             // Not restarted: a candidate that cannot win must not keep others
@@ -153,7 +158,8 @@ impl Raft {
     /// Answers "would you vote for me in `term`?". A refusal carries our own term:
     /// a candidate that is behind learns it and follows.
     pub(super) fn pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
-        let granted = term > self.hard.term && !self.hears_leader() && self.is_up_to_date(last);
+        let is_fit = self.is_up_to_date(last) || self.planted(Planted::PreVoteIgnoresLog);
+        let granted = term > self.hard.term && !self.hears_leader() && is_fit;
         let term = if granted { term } else { self.hard.term };
         self.send_in(from, term, Message::PreVoteReply { granted });
     }
@@ -191,10 +197,11 @@ impl Raft {
     /// asker for a voter does not matter: its configuration may be the newer one.
     pub(super) fn vote(&mut self, from: NodeId, last: LogId) {
         let is_free = match self.hard.vote {
-            Some(vote) => vote == from,
+            Some(vote) => vote == from || self.planted(Planted::VoteForEveryone),
             None => self.leader().is_none(),
         };
-        let granted = is_free && self.installing.is_none() && self.is_up_to_date(last);
+        let rests = self.installing.is_some() && !self.planted(Planted::VoteWhileInstalling);
+        let granted = is_free && !rests && self.is_up_to_date(last);
         if granted {
             self.hard.vote = Some(from);
             self.elapsed = 0;
@@ -203,10 +210,23 @@ impl Raft {
     }
 
     pub(super) fn vote_reply(&mut self, from: NodeId, granted: bool, out: &mut Effects) {
+        let from = self.credit(from);
         if let Role::Candidate { ballots } = &mut self.role {
             ballots.insert(from, granted);
             self.tally_votes(out);
         }
+    }
+
+    /// Planted: who counts ballots by their number, and not by who cast them, counts this one
+    /// for the next voter that has not answered.
+    fn credit(&self, from: NodeId) -> NodeId {
+        let Role::Candidate { ballots } = &self.role else { return from };
+        let config = self.members.current();
+        let is_second =
+            self.planted(Planted::SecondCopyOfVoteCounts) && ballots.contains_key(&from);
+        let is_outside = self.planted(Planted::OutsiderVoteCounts) && !config.is_voter(from);
+        let mut open = config.voters.iter().filter(|id| !ballots.contains_key(id));
+        open.find(|_| is_second || is_outside).copied().unwrap_or(from)
     }
 
     /// Our own vote counts once it cannot be forgotten.
@@ -231,7 +251,8 @@ impl Raft {
     /// The leader asks us to campaign at once (thesis 3.10): no pre-vote, and
     /// nobody refuses for hearing the leader, since it is the leader's wish.
     pub(super) fn timeout_now(&mut self, from: NodeId, out: &mut Effects) {
-        if self.leader() == Some(from) && self.is_promotable() {
+        let is_todays = self.leader() == Some(from) || self.planted(Planted::LateTimeoutNow);
+        if is_todays && !self.is_leader() && self.is_promotable() {
             self.become_candidate(true, out);
         }
     }

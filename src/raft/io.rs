@@ -11,6 +11,7 @@
 //!    sender will still know after a crash. It waits here for its token.
 
 use super::message::{Envelope, IoToken, Message};
+use super::planted::{Flaw, Planted};
 use super::types::Index;
 
 /// One write that the disk has not confirmed.
@@ -35,11 +36,12 @@ pub(super) struct Ledger {
     /// The first entry that is held by name only.
     damaged: Option<Index>,
     waiting: Vec<(IoToken, Envelope)>,
+    flaw: Flaw,
 }
 
 impl Ledger {
     /// A log that is durable up to `durable`.
-    pub(super) fn new(durable: Index) -> Self {
+    pub(super) fn new(durable: Index, flaw: Flaw) -> Self {
         Self {
             issued: IoToken::default(),
             confirmed: IoToken::default(),
@@ -48,6 +50,7 @@ impl Ledger {
             durable,
             damaged: None,
             waiting: Vec::new(),
+            flaw,
         }
     }
 
@@ -91,7 +94,12 @@ impl Ledger {
         let done = self.pending.partition_point(|write| write.token <= token);
         if let Some(newest) = self.pending[..done].last().copied() {
             let replaced = self.pending[done..].iter().filter_map(|write| write.first).min();
-            let safe = replaced.map_or(newest.last, |first| newest.last.min(first.prev()));
+            let safe = match replaced {
+                Some(first) if !self.flaw.is(Planted::OldSyncCounts) => {
+                    newest.last.min(first.prev())
+                }
+                Some(_) | None => newest.last,
+            };
             self.durable = self.durable.max(safe);
         }
         self.pending.drain(..done);
@@ -172,7 +180,7 @@ mod tests {
     /// first sync still runs.
     #[test]
     fn an_old_answer_does_not_vouch_for_replaced_entries() {
-        let mut ledger = Ledger::new(Index(4));
+        let mut ledger = Ledger::new(Index(4), Flaw::default());
         let mut out = Vec::new();
         let first = ledger.submit(false, Some(Index(5)), Index(7));
         let second = ledger.submit(false, Some(Index(6)), Index(6));

@@ -42,6 +42,7 @@
 //! | `change` | how does it become somebody else? |
 //! | `reads` | may this read be answered? |
 //! | `transfer`, `snapshot` | how does leadership, or a whole state, move? |
+//! | [`planted`] | would the tests notice if one of these rules were not kept? |
 //!
 //! # Who owes what
 //!
@@ -98,6 +99,7 @@ mod election;
 mod io;
 mod members;
 pub mod message;
+pub mod planted;
 pub mod progress;
 pub mod quorum;
 mod reads;
@@ -109,10 +111,11 @@ pub mod types;
 
 use std::collections::BTreeMap;
 
-use config::{Config, Planted, Restored};
+use config::{Config, Restored};
 use io::Ledger;
 use members::ConfigHistory;
 use message::{Effects, Envelope, Fitness, Input, Message, SnapshotMeta};
+use planted::Planted;
 use progress::Progress;
 use quorum::Quorum;
 use reads::Asking;
@@ -202,6 +205,9 @@ impl Raft {
         assert!(applied <= last.index, "the state machine is ahead of the log: its tail is lost");
         let mut rng = Rng::new(config.seed);
         let asking = Asking::new(rng.next());
+        let flaw = config.planted;
+        let amnesia = if flaw.is(Planted::RestartForgetsAmnesia) { None } else { amnesia };
+        let commit = if flaw.is(Planted::RestartCommitsAll) { last.index } else { applied };
         let mut raft = Self {
             config,
             hard: hard_state,
@@ -209,8 +215,8 @@ impl Raft {
             role: Role::Follower { leader: None },
             terms,
             members: ConfigHistory::new(base_membership, configs),
-            ledger: Ledger::new(last.index),
-            commit: applied,
+            ledger: Ledger::new(last.index, flaw),
+            commit,
             published: applied,
             applied,
             elapsed: 0,
@@ -285,10 +291,23 @@ impl Raft {
         }
         if term > self.hard.term {
             match message {
+                Message::HeartbeatReply { .. }
+                    if self.planted(Planted::NewerTermInAnswerIgnored) =>
+                {
+                    return;
+                }
+                Message::PreVote { .. } if self.planted(Planted::PreVoteRaisesTerm) => {
+                    self.become_follower(term, None, out);
+                }
                 // Promises change nothing.
                 Message::PreVote { .. } | Message::PreVoteReply { granted: true } => {}
                 // Whoever hears its leader does not help to depose it (thesis 4.2.3).
-                Message::Vote { transfer: false, .. } if self.hears_leader() => return,
+                Message::Vote { transfer, .. }
+                    if self.hears_leader()
+                        && (!transfer || self.planted(Planted::TransferMeetsStickiness)) =>
+                {
+                    return;
+                }
                 Message::PreVoteReply { granted: false }
                 | Message::Vote { .. }
                 | Message::VoteReply { .. }
@@ -301,7 +320,7 @@ impl Raft {
                 | Message::ReadIndexReply { .. }
                 | Message::TimeoutNow => self.become_follower(term, None, out),
             }
-        } else if term < self.hard.term {
+        } else if term < self.hard.term && !self.takes_for_todays(&message) {
             self.answer_older_term(from, &message);
             return;
         }
@@ -329,6 +348,15 @@ impl Raft {
             Message::ReadIndexReply { id, index } => self.read_index_reply(id, index, out),
             Message::TimeoutNow => self.timeout_now(from, out),
         }
+    }
+
+    /// Planted: which answers of an older term pass for ones of this term.
+    fn takes_for_todays(&self, message: &Message) -> bool {
+        let is_refusal = matches!(message, Message::Rejected { .. });
+        let is_ack = matches!(message, Message::Accepted { .. });
+        (is_refusal && self.planted(Planted::OlderTermRefusalCounts))
+            || (is_ack && self.planted(Planted::OlderTermAckCounts))
+            || (*message == Message::TimeoutNow && self.planted(Planted::LateTimeoutNow))
     }
 
     /// A sender that lives in the past is told the term, so that a deposed leader
@@ -366,11 +394,14 @@ impl Raft {
     fn finish(&mut self, out: &mut Effects) {
         let is_hard_state_new = self.hard != self.saved;
         if is_hard_state_new {
-            self.saved = self.hard;
             let mut state = self.hard;
             if self.planted(Planted::ForgetVote) {
                 state.vote = None;
             }
+            if self.planted(Planted::TermWithoutVote) && state.term > self.saved.term {
+                state.vote = self.saved.vote;
+            }
+            self.saved = self.hard;
             out.hard_state = Some(state);
         }
         let wrote = self.wrote.take();
@@ -381,7 +412,7 @@ impl Raft {
             let is_pre_vote =
                 matches!(envelope.message, Message::PreVote { .. } | Message::PreVoteReply { .. });
             assert!(is_pre_vote || envelope.term <= self.hard.term, "I14: from the future");
-            if self.config.planted == Some(Planted::AckBeforeSync) {
+            if self.config.planted.is(Planted::AckBeforeSync) {
                 out.messages.push(envelope);
             } else {
                 self.ledger.hold(envelope, &mut out.messages);
@@ -433,7 +464,9 @@ impl Raft {
         assert!(from > self.commit, "I13: committed entries are never cut off");
         assert!(!matches!(self.role, Role::Leader(_)), "I2: a leader only appends");
         self.terms.truncate(from);
-        self.members.truncate(from);
+        if !self.planted(Planted::ConfigOutlivesItsEntry) {
+            self.members.truncate(from);
+        }
     }
 
     /// Notes that the step writes entries from `first` on.
@@ -442,11 +475,11 @@ impl Raft {
     }
 
     fn quorum(&self) -> Quorum<'_> {
-        Quorum::of(self.members.current(), self.planted(Planted::QuorumHalf))
+        Quorum::of(self.members.current(), self.config.id, self.config.planted)
     }
 
     fn planted(&self, bug: Planted) -> bool {
-        self.config.planted == Some(bug)
+        self.config.planted.is(bug)
     }
 
     /// A new role or leader: wait a new, random time (Raft 5.2).
@@ -550,6 +583,9 @@ impl Raft {
     /// The configuration as of `index`: what a snapshot that ends there carries.
     #[must_use]
     pub fn membership_at(&self, index: Index) -> &Membership {
+        if self.planted(Planted::SnapshotOfLaterConfig) {
+            return self.members.current();
+        }
         self.members.at(index)
     }
 

@@ -1,15 +1,17 @@
 //! Who must agree: majorities, and both majorities during a joint change
 //! (thesis 4.3).
 
+use std::borrow::Cow;
+
+use super::planted::{Flaw, Planted};
 use super::types::{Membership, NodeId};
 
 /// The deciding sets of one configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Quorum<'a> {
-    voters: &'a [NodeId],
+    voters: Cow<'a, [NodeId]>,
     outgoing: &'a [NodeId],
-    /// Planted bug: half is enough.
-    half: bool,
+    flaw: Flaw,
 }
 
 /// How a vote stands.
@@ -24,17 +26,29 @@ pub enum Tally {
 }
 
 impl<'a> Quorum<'a> {
-    /// The deciding sets of `membership`.
+    /// The deciding sets of `membership`. `own`, who asks, matters to planted bugs only.
     #[must_use]
-    pub fn of(membership: &'a Membership, half: bool) -> Self {
-        Self { voters: &membership.voters, outgoing: &membership.outgoing, half }
+    pub fn of(membership: &'a Membership, own: NodeId, flaw: Flaw) -> Self {
+        let mut voters = Cow::Borrowed(&membership.voters[..]);
+        let mut outgoing = &membership.outgoing[..];
+        if flaw.is(Planted::LearnerCounts) {
+            voters.to_mut().extend(&membership.learners);
+        }
+        if flaw.is(Planted::JointUnion) {
+            voters.to_mut().extend(outgoing.iter().filter(|id| !membership.voters.contains(id)));
+            outgoing = &[];
+        }
+        if flaw.is(Planted::RemovedLeaderCounts) && !voters.contains(&own) {
+            voters.to_mut().push(own);
+        }
+        Self { voters, outgoing, flaw }
     }
 
     /// The highest value that a majority has reached, in each deciding set
     /// (Raft 5.3): an index on disk, or a confirmed read round.
     #[must_use]
     pub fn reached<V: Copy + Ord + Default>(&self, value: impl Fn(NodeId) -> V) -> V {
-        let incoming = self.reached_by(self.voters, &value);
+        let incoming = self.reached_by(&self.voters, &value);
         if self.outgoing.is_empty() {
             incoming
         } else {
@@ -45,7 +59,7 @@ impl<'a> Quorum<'a> {
     /// What the ballots say; `None`: that node has not answered.
     #[must_use]
     pub fn tally(&self, ballot: impl Fn(NodeId) -> Option<bool>) -> Tally {
-        let incoming = self.tally_of(self.voters, &ballot);
+        let incoming = self.tally_of(&self.voters, &ballot);
         if self.outgoing.is_empty() {
             return incoming;
         }
@@ -84,7 +98,8 @@ impl<'a> Quorum<'a> {
     }
 
     fn majority(&self, members: usize) -> usize {
-        if self.half { members.div_ceil(2).max(1) } else { members / 2 + 1 }
+        let is_half_enough = self.flaw.is(Planted::QuorumHalf);
+        if is_half_enough { members.div_ceil(2).max(1) } else { members / 2 + 1 }
     }
 }
 
@@ -95,6 +110,10 @@ mod tests {
     fn config(voters: &[u64], outgoing: &[u64]) -> Membership {
         let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
         Membership { voters: ids(voters), outgoing: ids(outgoing), ..Membership::default() }
+    }
+
+    fn quorum(config: &Membership) -> Quorum<'_> {
+        Quorum::of(config, NodeId(1), Flaw::default())
     }
 
     #[test]
@@ -110,14 +129,14 @@ mod tests {
             let ids: Vec<u64> = (1..).take(values.len()).collect();
             let config = config(&ids, &[]);
             let value = |id: NodeId| values[usize::try_from(id.0).unwrap() - 1];
-            assert_eq!(Quorum::of(&config, false).reached(value), want, "{why}");
+            assert_eq!(quorum(&config).reached(value), want, "{why}");
         }
     }
 
     #[test]
     fn a_joint_change_needs_both_majorities() {
         let config = config(&[1, 2, 3], &[3, 4, 5]);
-        let quorum = Quorum::of(&config, false);
+        let quorum = quorum(&config);
         assert_eq!(quorum.reached(|id| if id.0 <= 3 { 9 } else { 2 }), 2, "the old ones lag");
         let ballot = |yes: &'static [u64], no: &'static [u64]| {
             move |id: NodeId| {
@@ -141,7 +160,7 @@ mod tests {
                     .rev()
                     .find(|&v| 2 * ids.iter().filter(|&&id| value(NodeId(id)) >= v).count() > size)
                     .unwrap();
-                assert_eq!(Quorum::of(&config, false).reached(value), counted);
+                assert_eq!(quorum(&config).reached(value), counted);
             }
         }
     }

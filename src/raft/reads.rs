@@ -22,8 +22,8 @@
 //! Left out: leader leases (thesis 6.4.1). They would save the round, at the
 //! price of trusting clocks.
 
-use super::config::Planted;
 use super::message::{Effects, Message, ReadOutcome};
+use super::planted::Planted;
 use super::types::{Index, NodeId};
 use super::{Raft, Role};
 
@@ -111,9 +111,11 @@ impl Raft {
 
     /// Begins a round for those who wait, if none is under way.
     pub(super) fn open_round(&mut self, out: &mut Effects) {
+        let is_barred = !self.planted(Planted::ReadBeforeOwnCommit);
         let Role::Leader(leader) = &mut self.role else { return };
         let rounds = &mut leader.rounds;
-        if rounds.open.is_some() || rounds.waiting.is_empty() || self.commit < leader.first {
+        let is_new = self.commit < leader.first && is_barred;
+        if rounds.open.is_some() || rounds.waiting.is_empty() || is_new {
             return;
         }
         rounds.seq += 1;
@@ -131,7 +133,10 @@ impl Raft {
     pub(super) fn confirm_round(&mut self, out: &mut Effects) {
         let Role::Leader(leader) = &self.role else { return };
         let Some(index) = leader.rounds.open else { return };
-        let (own, seq) = (self.config.id, leader.rounds.seq);
+        let (own, mut seq) = (self.config.id, leader.rounds.seq);
+        if self.planted(Planted::OldEchoConfirmsRead) {
+            seq -= 1;
+        }
         let echoed = |id| leader.progress.get(&id).map_or(0, |pr| pr.read_seq);
         if self.quorum().reached(|id| if id == own { seq } else { echoed(id) }) < seq {
             return;
@@ -160,6 +165,9 @@ impl Raft {
         leader: Option<NodeId>,
         out: &mut Effects,
     ) {
+        if self.planted(Planted::ReadsStranded) {
+            return;
+        }
         for asker in rounds.riding.into_iter().chain(rounds.waiting) {
             match asker {
                 Asker::Here { token } => out.reads.push((token, ReadOutcome::Refused(leader))),
@@ -185,12 +193,14 @@ impl Raft {
     }
 
     pub(super) fn read_index_reply(&mut self, id: u64, index: Option<Index>, out: &mut Effects) {
-        if self.asking.id != Some(id) {
+        if self.asking.id != Some(id) && !self.planted(Planted::AnyReadAnswerCounts) {
             return;
         }
         self.asking.id = None;
         // Refused: the tick asks again.
         let Some(index) = index else { return };
+        let is_behind = self.planted(Planted::FollowerReadsBehind);
+        let index = if is_behind { self.applied } else { index };
         for (token, _) in self.asking.reads.drain(..self.asking.covered) {
             out.reads.push((token, ReadOutcome::At(index)));
         }

@@ -12,8 +12,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::change::Leaving;
-use super::config::Planted;
 use super::message::{Append, AppendSource, Effects, EntryRun, Message, Refusal, Replicate};
+use super::planted::Planted;
 use super::progress::{Flow, Progress};
 use super::quorum::Tally;
 use super::reads::Rounds;
@@ -79,7 +79,9 @@ impl Raft {
             age: 0,
             uncommitted: Uncommitted::default(),
         }));
-        self.append_own(first, AppendSource::Noop, out);
+        if !self.planted(Planted::NoNoop) {
+            self.append_own(first, AppendSource::Noop, out);
+        }
     }
 
     /// Adds entries of our own term up to `last` and sends them.
@@ -96,12 +98,13 @@ impl Raft {
     pub(super) fn propose(&mut self, sizes: &[u32], out: &mut Effects) {
         let bytes: u64 = sizes.iter().copied().map(u64::from).sum();
         let last = self.last().index;
+        let is_fenced = !self.planted(Planted::ProposeDuringTransfer);
         let refusal = match &mut self.role {
             Role::Follower { leader } => Some(Refusal::NotLeader(*leader)),
             Role::PreCandidate { .. } | Role::Candidate { .. } => Some(Refusal::NotLeader(None)),
             Role::Leader(leader) => {
                 let waiting = leader.uncommitted.bytes;
-                if leader.transfer.is_some() {
+                if leader.transfer.is_some() && is_fenced {
                     Some(Refusal::Transferring)
                 } else if waiting > 0 && waiting + bytes > self.config.max_uncommitted_bytes {
                     Some(Refusal::Overloaded)
@@ -194,7 +197,8 @@ impl Raft {
         }
         // A leader that does not hear a majority cannot commit: clients are
         // better off with another one (thesis 6.2).
-        if self.quorum().tally(|id| Some(self.is_heard(id))) != Tally::Won {
+        let keeps = self.planted(Planted::NoCheckQuorum);
+        if self.quorum().tally(|id| Some(self.is_heard(id))) != Tally::Won && !keeps {
             self.become_follower(self.hard.term, None, out);
             return;
         }
@@ -213,9 +217,10 @@ impl Raft {
     }
 
     pub(super) fn send_heartbeat(&mut self, to: NodeId) {
+        let is_bounded = !self.planted(Planted::HeartbeatCommitUnbounded);
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.progress.get_mut(&to) else { return };
-        let commit = self.commit.min(progress.matched);
+        let commit = if is_bounded { self.commit.min(progress.matched) } else { self.commit };
         progress.told_commit = progress.told_commit.max(commit);
         let read_seq = leader.rounds.seq();
         self.send(to, Message::Heartbeat { commit, read_seq });
@@ -256,9 +261,18 @@ impl Raft {
         out: &mut Effects,
     ) {
         let common = self.terms.common(hint).map_or(Index(0), |id| id.index);
+        let base = self.terms.base().index;
+        let takes_any = self.planted(Planted::StaleRefusalRewinds);
+        let takes_for_ack = self.planted(Planted::RefusalCommits);
         let Some(progress) = self.heard(from, read_seq) else { return };
-        if progress.is_fresh_refusal(prev, hint.index) {
+        if takes_any {
+            (progress.next, progress.flow) = (common.next(), Flow::Probe { sent: false });
+        } else if progress.is_fresh_refusal(prev, hint.index) {
             progress.probe(common.next());
+        }
+        if takes_for_ack {
+            progress.accepted(common, base);
+            self.maybe_commit(out);
         }
         self.confirm_round(out);
         self.replicate(from, out);
@@ -266,8 +280,9 @@ impl Raft {
 
     pub(super) fn heartbeat_reply(&mut self, from: NodeId, read_seq: u64, out: &mut Effects) {
         let last = self.last().index;
+        let blind = self.planted(Planted::LostWindowStays);
         let Some(progress) = self.heard(from, read_seq) else { return };
-        let is_behind = progress.matched < last;
+        let is_behind = progress.matched < last && !blind;
         match &mut progress.flow {
             Flow::Probe { sent } => {
                 *sent = false;
@@ -300,7 +315,8 @@ impl Raft {
     /// entry may be on a majority and still be overwritten (Raft 5.4.2, figure 8).
     pub(super) fn maybe_commit(&mut self, out: &mut Effects) {
         let Role::Leader(leader) = &self.role else { return };
-        let durable = self.ledger.durable();
+        let is_early = self.planted(Planted::OwnCopyNotDurable);
+        let durable = if is_early { self.last().index } else { self.ledger.durable() };
         let matched = |id| leader.progress.get(&id).map_or(Index(0), |pr| pr.matched);
         let own = self.config.id;
         let reached = self.quorum().reached(|id| if id == own { durable } else { matched(id) });
@@ -311,7 +327,10 @@ impl Raft {
             return;
         }
         self.commit = reached;
-        if let Role::Leader(leader) = &mut self.role {
+        let is_released = !self.planted(Planted::UncommittedBytesLeak);
+        if let Role::Leader(leader) = &mut self.role
+            && is_released
+        {
             leader.uncommitted.release(reached);
         }
         self.open_round(out);
@@ -336,7 +355,9 @@ impl Raft {
         let read_seq = self.seen_seq;
         // What is committed here is in the leader's log (leader completeness), so
         // an append that begins below the commit index fits.
-        if prev.index > self.commit && self.terms.at(prev.index) != Some(prev.term) {
+        let is_gap = prev.index > self.last().index;
+        let is_other = is_gap || !self.planted(Planted::PrevTermUnchecked);
+        if prev.index > self.commit && self.terms.at(prev.index) != Some(prev.term) && is_other {
             let hint = self.terms.common(prev).unwrap_or(self.terms.base());
             let last = self.last().index;
             self.send(from, Message::Rejected { prev: prev.index, hint, last, read_seq });
@@ -344,12 +365,19 @@ impl Raft {
         }
         let last_new = entries.last;
         self.write(entries, out);
+        if self.planted(Planted::TruncateAfterAppend) && last_new < self.last().index {
+            self.truncate(last_new.next());
+            self.wrote_from(last_new.next());
+        }
         let commit = if self.planted(Planted::CommitWithoutMin) {
             commit.min(self.last().index)
         } else {
             commit.min(last_new)
         };
         self.commit = self.commit.max(commit);
+        if self.planted(Planted::CommitGoesBack) {
+            self.commit = commit;
+        }
         let matched = if self.planted(Planted::AckWholeLog) {
             self.last().index
         } else {

@@ -5,6 +5,7 @@
 //! repeats them) and this node does not campaign.
 
 use super::message::{Effects, Message, SnapshotMeta};
+use super::planted::Planted;
 use super::progress::Flow;
 use super::types::{LogId, NodeId, Term};
 use super::{Raft, Role};
@@ -18,7 +19,7 @@ impl Raft {
         out: &mut Effects,
     ) {
         out.install = Some(None);
-        if term < self.hard.term {
+        if term < self.hard.term && !self.planted(Planted::SnapshotTermUnchecked) {
             // The sender does not lead any more: its stream is not to be trusted
             // to be the newest, and a newer leader will send what is missing.
             self.send(from, Message::HeartbeatReply { read_seq: 0 });
@@ -28,7 +29,7 @@ impl Raft {
             self.become_follower(term, None, out);
         }
         self.follow(from, out);
-        if meta.last.index <= self.commit {
+        if meta.last.index <= self.commit && !self.planted(Planted::OldSnapshotInstalled) {
             if let Some(held) = self.terms.at(meta.last.index) {
                 assert_eq!(held, meta.last.term, "I11: a snapshot contradicts a committed entry");
             }
@@ -46,7 +47,9 @@ impl Raft {
         assert_eq!(self.installing.take().as_ref(), Some(&meta), "only what was asked for");
         assert!(meta.last.index > self.commit, "the log did not move meanwhile");
         let SnapshotMeta { last, membership } = meta;
-        let is_kept = self.terms.at(last.index) == Some(last.term);
+        let held = self.terms.at(last.index);
+        let is_kept = held == Some(last.term)
+            || (held.is_some() && self.planted(Planted::SnapshotKeepsConflict));
         if is_kept {
             self.terms.compact(last);
             self.members.compact(last.index);

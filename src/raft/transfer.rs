@@ -5,6 +5,7 @@
 //! time-out, it takes proposals again.
 
 use super::message::{Effects, Message};
+use super::planted::Planted;
 use super::types::NodeId;
 use super::{Raft, Role};
 
@@ -33,10 +34,12 @@ impl Raft {
     /// Tells the chosen voter to campaign, once it has everything.
     pub(super) fn continue_transfer(&mut self, heard: NodeId) {
         let last = self.last().index;
+        let is_early = self.planted(Planted::TransferBeforeCaughtUp);
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(transfer) = &mut leader.transfer else { return };
         let matched = leader.progress.get(&heard).map(|progress| progress.matched);
-        if transfer.to == heard && !transfer.told && matched == Some(last) {
+        let is_ready = matched == Some(last) || is_early;
+        if transfer.to == heard && !transfer.told && is_ready {
             transfer.told = true;
             self.send(heard, Message::TimeoutNow);
         }

@@ -103,6 +103,9 @@ pub(crate) struct Host {
     /// What a crash leaves.
     pub(crate) disk: Disk,
     queue: VecDeque<Write>,
+    /// Snapshots wait for [`Host::install`].
+    pub(crate) installs_later: bool,
+    installing: Option<(Option<NodeId>, SnapshotMeta)>,
     /// What was applied since the owner last looked.
     pub(crate) applied: Vec<Entry>,
 }
@@ -128,7 +131,15 @@ impl Host {
             amnesia: disk.amnesia,
         };
         let raft = Raft::new(config, restored);
-        Self { raft, log: disk.clone(), disk, queue: VecDeque::new(), applied: Vec::new() }
+        Self {
+            raft,
+            log: disk.clone(),
+            disk,
+            queue: VecDeque::new(),
+            installs_later: false,
+            installing: None,
+            applied: Vec::new(),
+        }
     }
 
     /// A stop without warning: of the writes under way the first `kept` are on disk.
@@ -203,15 +214,29 @@ impl Host {
             self.step_quietly(Input::Applied { index: commit }, sent);
         }
         if let Some(Some(meta)) = &out.install {
-            while self.write_next() {}
-            for disk in [&mut self.log, &mut self.disk] {
-                if disk.at(meta.last.index).is_none_or(|entry| entry.id != meta.last) {
-                    disk.entries.clear();
-                }
-                disk.compact(meta.last, meta.membership.clone());
+            self.installing = Some((None, meta.clone()));
+            if !self.installs_later {
+                let _ = self.install(sent);
             }
-            self.step_quietly(Input::SnapshotInstalled { meta: meta.clone() }, sent);
         }
+    }
+
+    /// Installs the snapshot that waits for it.
+    pub(crate) fn install(&mut self, sent: &mut Vec<Packet>) -> Effects {
+        let (from, meta) = self.installing.take().expect("a snapshot waits");
+        let last = meta.last;
+        while self.write_next() {}
+        for disk in [&mut self.log, &mut self.disk] {
+            if disk.at(meta.last.index).is_none_or(|entry| entry.id != meta.last) {
+                disk.entries.clear();
+            }
+            disk.compact(meta.last, meta.membership.clone());
+        }
+        let out = self.step(Input::SnapshotInstalled { meta }, &[], sent);
+        if let Some(to) = from {
+            sent.push(Packet::SnapshotSent { from: self.raft.id(), to, installed: Some(last) });
+        }
+        out
     }
 
     fn step_quietly(&mut self, input: Input, sent: &mut Vec<Packet>) {
@@ -229,6 +254,12 @@ impl Host {
                 let input = Input::SnapshotReceived { from, term, meta };
                 let out = self.step(input, &[], sent);
                 let installed = matches!(out.install, Some(Some(_))).then_some(last);
+                if installed.is_some()
+                    && let Some((waits, _)) = &mut self.installing
+                {
+                    *waits = Some(from);
+                    return out;
+                }
                 sent.push(Packet::SnapshotSent { from: to, to: from, installed });
                 out
             }
@@ -238,9 +269,14 @@ impl Host {
         }
     }
 
+    /// The last of the first `count` writes under way.
+    pub(crate) fn first_writes(&self, count: usize) -> Option<IoToken> {
+        self.queue.get(count.checked_sub(1)?).map(|write| write.io)
+    }
+
     /// The newest write under way.
     pub(crate) fn newest_write(&self) -> Option<IoToken> {
-        self.queue.back().map(|write| write.io)
+        self.first_writes(self.queue.len())
     }
 
     pub(crate) fn writes_under_way(&self) -> usize {

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `limit inflight/batch/bytes/half N` | a setting, before `cluster` |
 //! | `cluster N [learners M]` | N empty voters, M empty learners |
-//! | `node nI term T [vote nJ] [commit C] log T1 T2 ..` | replaces a node: a log with these terms |
+//! | `cluster =CONFIG` | empty members of a configuration: `2+3/1+2+3` is voters, slash, outgoing voters |
+//! | `node nI term T [vote nJ] [amnesia T] log T1 T2=CONFIG ..` | replaces a node: a log with these terms |
 //! | `tick nI/all [N]` | ticks, nothing delivered |
 //! | `wait N` | N times: everyone ticks, everything is delivered; only changes are shown |
 //! | `elect nI` | campaigns, everything is delivered, ticks once; only changes are shown |
@@ -13,17 +14,20 @@
 //! | `deliver [nJ [nI]]` | all until quiet; what is on its way to nJ (from nI) |
 //! | `drop [nJ [nI]]`, `keep ..`, `replay`, `twice`, `reverse` | loses, withholds, repeats, reorders messages |
 //! | `cut nI [nJ]`, `cut nI > nJ`, `heal` | links |
-//! | `hold nI`, `sync nI`, `release nI` | the disk of nI: stops, works once, works |
+//! | `hold nI`, `sync nI [N]`, `release nI` | the disk of nI: stops, does all (N) writes, works |
+//! | `slow nI`, `install nI` | a snapshot that nI takes is not installed, is installed |
+//! | `damaged nI [INDEX]` | nI has no bytes from here on; without an index: is whole |
 //! | `crash nI [kept N]`, `start nI`, `compact nI` | |
 //! | `inject nI nJ TERM Message field=value ..` | a message from nowhere |
-//! | `state [nI]`, `log nI`, `progress nI` | looks |
+//! | `state [nI]`, `log nI`, `progress nI`, `members nI` | looks |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use mmapd::raft::RoleKind;
-use mmapd::raft::config::{Config, Planted};
-use mmapd::raft::message::{Effects, EntryRun, Envelope, Input, Message, ReadOutcome};
+use mmapd::raft::config::Config;
+use mmapd::raft::message::{Effects, EntryRun, Envelope, Fitness, Input, Message, ReadOutcome};
+use mmapd::raft::planted::Planted;
 use mmapd::raft::progress::Flow;
 use mmapd::raft::types::{HardState, Index, LogId, Membership, NodeId, Term};
 
@@ -49,7 +53,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(planted: Option<Planted>) -> Self {
-        let config = Config { planted, ..Config::new(NodeId(1), 1) };
+        let config = Config { planted: planted.into(), ..Config::new(NodeId(1), 1) };
         Self {
             config,
             hosts: BTreeMap::new(),
@@ -169,7 +173,21 @@ impl Cluster {
                 self.held.remove(&id(words[0]));
                 self.sync(id(words[0]));
             }
-            "sync" => self.sync(id(words[0])),
+            "sync" => match words.get(1) {
+                Some(count) => {
+                    let (node, count) = (id(words[0]), usize::try_from(number(count)).unwrap());
+                    let io = self.hosts[&node].first_writes(count).expect("so many wait");
+                    self.with(node, |host, sent| host.sync(io, sent));
+                }
+                None => self.sync(id(words[0])),
+            },
+            "slow" => self.hosts.get_mut(&id(words[0])).unwrap().installs_later = true,
+            "install" => self.with(id(words[0]), Host::install),
+            "damaged" => {
+                let damaged = words.get(1).map(|word| Index(number(word)));
+                let fitness = Fitness { damaged, ..Fitness::default() };
+                self.step(id(words[0]), Input::Fitness(fitness), &[]);
+            }
             "crash" => {
                 let kept = words.get(2).map_or(0, |word| number(word));
                 let host = self.hosts.remove(&id(words[0])).expect("it runs");
@@ -201,6 +219,10 @@ impl Cluster {
                 }
                 self.say(&line);
             }
+            "members" => {
+                let line = members_text(&self.hosts[&id(words[0])]);
+                self.say(&line);
+            }
             "progress" => {
                 let lines: Vec<String> =
                     self.hosts[&id(words[0])].raft.progress().map(progress_text).collect();
@@ -219,17 +241,15 @@ impl Cluster {
             }
             ("limit", ["batch", n]) => self.config.max_batch_entries = number(n),
             ("limit", ["bytes", n]) => self.config.max_uncommitted_bytes = number(n),
+            ("cluster", [config]) if config.starts_with('=') => {
+                self.start_all(&membership(&config[1..]));
+            }
             ("cluster", [voters, rest @ ..]) => {
                 let voters: Vec<NodeId> = (1..=number(voters)).map(NodeId).collect();
                 let learners = rest.get(1).map_or(0, |word| number(word));
                 let first = voters.len() as u64 + 1;
                 let learners: Vec<NodeId> = (first..first + learners).map(NodeId).collect();
-                let membership = Membership { voters, learners, ..Membership::default() };
-                for id in membership.members() {
-                    let base_membership = membership.clone();
-                    self.down.insert(id, Disk { base_membership, ..Disk::default() });
-                    self.start(id);
-                }
+                self.start_all(&Membership { voters, learners, ..Membership::default() });
             }
             ("node", [node, rest @ ..]) => {
                 let at = |name: &str| rest.iter().position(|word| *word == name);
@@ -242,16 +262,26 @@ impl Cluster {
                 };
                 let entries = (1..)
                     .zip(terms)
-                    .map(|(index, term)| {
+                    .map(|(index, entry)| {
+                        let (term, config) = with_config(entry);
                         let id = LogId { term: Term(number(term)), index: Index(index) };
-                        Entry { id, payload: id.term.0 * 1000 + index, config: None }
+                        Entry { id, payload: id.term.0 * 1000 + index, config }
                     })
                     .collect();
-                let disk = Disk { hard_state, entries, ..old.disk };
+                let amnesia = field("amnesia").map(|term| Term(number(term)));
+                let disk = Disk { hard_state, entries, amnesia, ..old.disk };
                 self.down.insert(id(node), disk);
                 self.start(id(node));
             }
             _ => panic!("cannot set up {name} {words:?}"),
+        }
+    }
+
+    fn start_all(&mut self, membership: &Membership) {
+        for id in membership.members() {
+            let base_membership = membership.clone();
+            self.down.insert(id, Disk { base_membership, ..Disk::default() });
+            self.start(id);
         }
     }
 
@@ -393,6 +423,22 @@ fn log_id(word: &str) -> LogId {
     LogId { term: Term(number(term)), index: Index(number(index)) }
 }
 
+/// An entry of a log, `2` or `2=1+2+3`: the configuration behind it, if it has one.
+fn with_config(word: &str) -> (&str, Option<Membership>) {
+    let (entry, config) = word.split_once('=').map_or((word, None), |(a, b)| (a, Some(b)));
+    (entry, config.map(membership))
+}
+
+/// `1+2+3`, or `2+3/1+2+3` during a joint change.
+fn membership(word: &str) -> Membership {
+    let (voters, outgoing) = word.split_once('/').unwrap_or((word, ""));
+    let ids = |ids: &str| {
+        let ids = ids.split('+').filter(|id| !id.is_empty());
+        ids.map(|id| NodeId(number(id))).collect()
+    };
+    Membership { voters: ids(voters), outgoing: ids(outgoing), ..Membership::default() }
+}
+
 fn node_text(node: Option<NodeId>) -> String {
     node.map_or("nobody".into(), |node| node.to_string())
 }
@@ -423,6 +469,18 @@ fn state_text(host: &Host) -> String {
         raft.commit(),
         raft.applied()
     )
+}
+
+fn members_text(host: &Host) -> String {
+    let Membership { voters, outgoing, learners, .. } = host.raft.membership();
+    let mut line = format!("{}:", host.raft.id());
+    for (name, ids) in [("voters", voters), ("outgoing", outgoing), ("learners", learners)] {
+        if !ids.is_empty() {
+            let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+            write!(line, " {name} {}", ids.join(" ")).unwrap();
+        }
+    }
+    line
 }
 
 fn progress_text((id, progress): (NodeId, &mmapd::raft::progress::Progress)) -> String {
@@ -491,7 +549,9 @@ fn entries_of(prev: LogId, run: &EntryRun) -> Vec<Entry> {
         .map(|at| {
             let term = run.terms.iter().rev().find(|run| run.index.0 <= at).unwrap().term;
             let id = LogId { term, index: Index(at) };
-            Entry { id, payload: id.term.0 * 1000 + at, config: None }
+            let config = run.configs.iter().find(|(index, _)| index.0 == at);
+            let config = config.map(|(_, config)| config.clone());
+            Entry { id, payload: id.term.0 * 1000 + at, config }
         })
         .collect()
 }
@@ -511,16 +571,16 @@ fn parse_message(name: &str, fields: &[&str]) -> Message {
         "VoteReply" => Message::VoteReply { granted },
         "Append" => {
             let prev = place("prev");
-            let ids: Vec<LogId> =
-                field("entries").into_iter().flat_map(|ids| ids.split(',')).map(log_id).collect();
-            let last = ids.last().map_or(prev.index, |id| id.index);
-            let mut terms: Vec<LogId> = Vec::new();
-            for id in ids {
-                if terms.last().is_none_or(|run| run.term < id.term) {
-                    terms.push(id);
+            let mut entries = EntryRun { last: prev.index, ..EntryRun::default() };
+            for entry in field("entries").into_iter().flat_map(|entries| entries.split(',')) {
+                let (entry, config) = with_config(entry);
+                let id = log_id(entry);
+                if entries.terms.last().is_none_or(|run| run.term < id.term) {
+                    entries.terms.push(id);
                 }
+                entries.configs.extend(config.map(|config| (id.index, config)));
+                entries.last = id.index;
             }
-            let entries = EntryRun { terms, last, configs: Vec::new() };
             Message::Append { prev, entries, commit: Index(at("commit")), read_seq }
         }
         "Accepted" => Message::Accepted { matched: Index(at("matched")), read_seq },

@@ -37,8 +37,8 @@ use mmapd::node::{
     Outgoing, Shipment, Work, open,
 };
 use mmapd::raft;
-use mmapd::raft::config::Planted;
 use mmapd::raft::message::{Envelope, Message};
+use mmapd::raft::planted::Planted;
 use mmapd::raft::types::{Index, LogId, NodeId};
 use mmapd::store::disk::FileKind;
 use mmapd::store::simdisk::{Rng, SimDisk};

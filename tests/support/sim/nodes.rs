@@ -11,7 +11,7 @@ impl Sim {
         let seed = self.plan.seed ^ it.life << 20 ^ it.id.0;
         let mut raft = raft::config::Config::new(it.id, seed);
         raft.max_inflight = self.plan.inflight;
-        raft.planted = self.plan.planted;
+        raft.planted = self.plan.planted.into();
         let options = OpenOptions {
             fresh: Identity { cluster: 7, node: it.id, incarnation: seed | 1 },
             members,
