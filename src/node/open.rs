@@ -261,3 +261,59 @@ pub(super) fn describe(prev: LogId, frames: &Bytes) -> Option<EntryRun> {
 pub fn node_ids(members: &BTreeMap<u64, String>) -> BTreeMap<NodeId, String> {
     members.iter().map(|(id, url)| (NodeId(*id), url.clone())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::message::IoToken;
+    use crate::raft::types::Term;
+    use crate::store::Shrink;
+    use crate::store::simdisk::SimDisk;
+
+    fn options() -> OpenOptions {
+        let node = NodeId(1);
+        let members = [(node, "http://a:1".to_owned()), (NodeId(2), "http://b:1".to_owned())];
+        OpenOptions {
+            fresh: Identity { cluster: 7, node, incarnation: 3 },
+            members: members.into(),
+            joined: None,
+            log: LogOptions { dir: "/log".into(), segment_bytes: 64 << 10, repairable: true },
+            db: DbOptions {
+                path: "/db".into(),
+                map_max: 64 << 20,
+                quota: u64::MAX,
+                grow_step: 1 << 20,
+                shrink: Shrink::default(),
+            },
+            raft: Config::new(node, 1),
+        }
+    }
+
+    fn at(term: u64, index: u64) -> LogId {
+        LogId { term: Term(term), index: Index(index) }
+    }
+
+    /// What was lost of the log replaced an entry that came to light again: the database
+    /// knows better (seed 2342 of the simulator of 2026-11-23).
+    #[test]
+    fn a_database_of_another_branch_than_a_damaged_log_wins() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        let (mut parts, _) = open(disk.clone(), options()).expect("it opens");
+        for index in 1..=3 {
+            parts.log.stage_own(at(1, index), EntryKind::Noop, &[], 0);
+        }
+        let job = parts.log.write(IoToken(1)).expect("it writes").expect("something is staged");
+        parts.log.synced(job.run().expect("it syncs"));
+        let mut txn = parts.db.begin();
+        (txn.state_mut().applied, txn.state_mut().chain) = (at(2, 2), 99);
+        txn.commit().expect("it commits");
+        let job = parts.db.begin_checkpoint().expect("it begins").expect("something changed");
+        parts.db.finish_checkpoint(job.run().expect("it runs")).expect("it ends");
+        drop(parts);
+
+        let (parts, recovered) = open(disk, options()).expect("it opens again");
+        assert_eq!((recovered.base, recovered.last), (at(2, 2), at(2, 2)));
+        assert_eq!(parts.log.chain_at(Index(2)), Some(99), "what follows continues from it");
+        assert!(parts.raft.is_amnesiac(), "who knows what came after it");
+    }
+}
