@@ -86,6 +86,9 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     Description::openapi()
 }
 
+/// Commands of followers are counted, to wait for their end; what bounds them is the inbox.
+const FORWARDED_PERMITS: u32 = 1 << 24;
+
 /// What every handler has.
 #[derive(Clone, Debug)]
 struct Edge {
@@ -93,6 +96,8 @@ struct Edge {
     config: Arc<Config>,
     /// One permit for each request of the data API that may be in flight.
     in_flight: Arc<Semaphore>,
+    /// One permit for each forwarded command; more than the inbox of the node takes.
+    forwarded: Arc<Semaphore>,
     /// The OpenAPI document, rendered once.
     description: Bytes,
 }
@@ -107,14 +112,19 @@ impl Edge {
             handle,
             config: Arc::new(config),
             in_flight: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            forwarded: Arc::new(Semaphore::new(FORWARDED_PERMITS as usize)),
             description: description.into(),
         }
     }
 
-    /// Waits until no request of the data API is in flight, and lets no other begin.
+    /// Waits until no request of the data API and no command of a follower is in flight, and
+    /// lets no other begin.
     async fn quiet(&self) {
         // Never closed, so the permits always come.
         if let Ok(permits) = self.in_flight.acquire_many(self.config.limits.in_flight).await {
+            permits.forget();
+        }
+        if let Ok(permits) = self.forwarded.acquire_many(FORWARDED_PERMITS).await {
             permits.forget();
         }
     }

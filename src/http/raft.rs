@@ -81,12 +81,18 @@ pub(super) async fn snapshot(State(edge): State<Edge>, body: Body) -> Result<Res
         (status = 408, body = Problem, content_type = "application/problem+json", description = "`request-timeout`"),
         (status = 413, body = Problem, content_type = "application/problem+json", description = "`too-large`"),
         (status = 421, body = Problem, content_type = "application/problem+json", description = "`misdirected`"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`"),
     ),
 )]
 pub(super) async fn propose(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    // Refused before anything is proposed, so the follower may ask the next leader.
+    let _permit = edge
+        .forwarded
+        .try_acquire()
+        .map_err(|_| ApiError::Draining("this node is shutting down".into()))?;
     let (head, body) = request.into_parts();
     let body = extract::body(&head.headers, body, FORWARDED_MAX, &edge.config.http).await?;
     Ok(edge.handle.peer_propose(body).await?.into_response())

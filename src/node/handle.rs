@@ -189,6 +189,10 @@ pub const FORWARDED_MAX: u64 = crate::wire::FRAMES_MAX as u64;
 /// How often a request that found no leader looks again, if nothing wakes it before.
 const LEADER_POLL: Duration = Duration::from_millis(50);
 
+/// The next leader tells all at once; this is for those that hear it later than we do, and for
+/// what they had sent us by then.
+const NEWS_SPREAD: Duration = Duration::from_millis(100);
+
 /// The edge's side of a running node: cheap to clone, safe to share.
 #[derive(Clone)]
 pub struct Handle {
@@ -419,19 +423,27 @@ impl Handle {
         self.shared.stopping.send_replace(true);
     }
 
-    /// Makes `/readyz` fail and hands leadership over; requests are still served.
+    /// Makes `/readyz` fail and hands leadership over; requests are still served. A node that
+    /// led comes back when its followers have heard of the next leader: had they still commands
+    /// on the way to us when connections are closed, nobody could tell whether those took effect.
     pub async fn drain(&self) {
         self.shared.draining.store(true, Ordering::Release);
+        let led = self.status().role == RoleName::Leader;
         let step_down = Mail::Event(Event::StepDown);
         if self.shared.inbox.send(step_down).await.is_err() {
             return;
         }
         let mut status = self.shared.status.clone();
         let alone = |status: &Arc<Status>| status.members.iter().filter(|m| m.voter).count() < 2;
-        let handed_over =
-            status.wait_for(|status| status.role != RoleName::Leader || alone(status));
+        let handed_over = status.wait_for(|status| {
+            let another = status.role != RoleName::Leader && (!led || status.leader.is_some());
+            another || alone(status)
+        });
         // A transfer that fails is given up by the protocol; then the others elect.
-        drop(tokio::time::timeout(Duration::from_secs(2), handed_over).await);
+        let news = tokio::time::timeout(Duration::from_secs(2), handed_over).await;
+        if led && news.is_ok_and(|status| status.is_ok_and(|status| !alone(&status))) {
+            tokio::time::sleep(NEWS_SPREAD).await;
+        }
     }
 }
 

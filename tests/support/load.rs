@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
@@ -19,17 +20,43 @@ pub(crate) struct Load {
     recorder: Recorder,
     stop: AtomicBool,
     acknowledged: AtomicU64,
+    ended: AtomicU64,
+    /// Go to fresh keys after this many operations, if at all: long runs are judged in pieces.
+    fresh_after: Option<u64>,
+    /// How long the server may try; one of them by chance. None: as long as it likes.
+    timeouts: &'static [&'static str],
     /// Keys written once each, whose write was acknowledged.
     kept: Mutex<BTreeMap<String, String>>,
 }
 
 impl Load {
+    /// For long runs: goes to fresh keys after so many operations, and gives the server one of
+    /// these times for each.
+    pub(crate) fn long(fresh_after: u64, timeouts: &'static [&'static str]) -> Self {
+        Self { fresh_after: Some(fresh_after), timeouts, ..Self::default() }
+    }
+
     /// Starts `clients` threads that go on until [`Load::stop`]; client `n` begins at node
     /// `n % ports.len()` and goes to the next when one does not answer.
     pub(crate) fn run<'s>(&'s self, scope: &'s Scope<'s, '_>, ports: &[u16], clients: u64) {
+        let local = |&port: &u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let addrs: Vec<SocketAddr> = ports.iter().map(local).collect();
         for client in 0..clients {
-            let ports = ports.to_vec();
-            scope.spawn(move || Worker::new(self, client, ports).run());
+            let addrs = addrs.clone();
+            scope.spawn(move || Worker::new(self, client, addrs).run());
+        }
+    }
+
+    /// The same with `clients` threads for every node, which stay there whatever happens.
+    pub(crate) fn run_pinned<'s>(
+        &'s self,
+        scope: &'s Scope<'s, '_>,
+        addrs: &[SocketAddr],
+        clients: u64,
+    ) {
+        let each = addrs.iter().flat_map(|&addr| (0..clients).map(move |_| addr));
+        for (client, addr) in (0..).zip(each) {
+            scope.spawn(move || Worker::new(self, client, vec![addr]).run());
         }
     }
 
@@ -43,6 +70,11 @@ impl Load {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
+    /// Operations that ended so far, however.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
     /// What was seen so far.
     pub(crate) fn history(&self) -> History {
         self.recorder.history()
@@ -52,9 +84,9 @@ impl Load {
     /// was acknowledged. Prints one line about the run.
     pub(crate) fn judge(&self, name: &str, cluster: &Cluster) {
         for (client, node) in (1_000..).zip(&cluster.nodes) {
-            let mut reader = Worker::new(self, client, vec![node.port]);
-            for key in 0..KEYS {
-                reader.read(&format!("shared{key}"));
+            let mut reader = Worker::new(self, client, vec![node.addr]);
+            for (key, _) in self.history().keys() {
+                reader.read(&String::from_utf8_lossy(key));
             }
             let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             let listed = node.client().list("kept/").expect("a listing");
@@ -71,11 +103,13 @@ impl Load {
         let start = Instant::now();
         let verdict: Verdict = history.check();
         println!(
-            "{name}: {} operations {:?}, {} keys kept, judged in {:?}",
+            "{name}: {} operations {:?}, {} keys kept, judged in {:?}: {} keys undecided, {} violations",
             history.len(),
             tally(&history),
             self.kept.lock().unwrap_or_else(PoisonError::into_inner).len(),
-            start.elapsed()
+            start.elapsed(),
+            verdict.undecided.len(),
+            verdict.violations.len()
         );
         verdict.expect_linearizable();
         assert!(self.acknowledged() > 0, "a run without writes proves nothing");
@@ -86,7 +120,7 @@ impl Load {
 struct Worker<'l> {
     load: &'l Load,
     id: u64,
-    ports: Vec<u16>,
+    addrs: Vec<SocketAddr>,
     at: usize,
     client: Client,
     chance: u64,
@@ -95,11 +129,11 @@ struct Worker<'l> {
 }
 
 impl<'l> Worker<'l> {
-    fn new(load: &'l Load, id: u64, ports: Vec<u16>) -> Self {
-        let at = usize::try_from(id).expect("few") % ports.len();
-        let client = Client::new(ports[at]).with_timeout(Duration::from_secs(7));
+    fn new(load: &'l Load, id: u64, addrs: Vec<SocketAddr>) -> Self {
+        let at = usize::try_from(id).expect("few") % addrs.len();
+        let client = Client::to(addrs[at]).with_timeout(Duration::from_secs(7));
         let chance = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        Self { load, id, ports, at, client, chance, known: BTreeMap::new() }
+        Self { load, id, addrs, at, client, chance, known: BTreeMap::new() }
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -113,7 +147,7 @@ impl<'l> Worker<'l> {
         let mut count = 0;
         while !self.load.stop.load(Ordering::Relaxed) {
             count += 1;
-            let key = format!("shared{}", self.below(KEYS));
+            let key = self.any_key();
             let value = format!("{}-{count}", self.id);
             match self.below(10) {
                 0 => self.delete(&key),
@@ -129,12 +163,31 @@ impl<'l> Worker<'l> {
                 6 => self.keep(&value),
                 _ => self.read(&key),
             }
+            self.load.ended.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    fn any_key(&mut self) -> String {
+        let key = self.below(KEYS);
+        match self.load.fresh_after {
+            Some(after) => format!("shared{key}.{}", self.load.ended() / after),
+            None => format!("shared{key}"),
+        }
+    }
+
+    fn path(&mut self, key: &str) -> String {
+        let count = u64::try_from(self.load.timeouts.len()).expect("few");
+        if count == 0 {
+            return format!("/v1/keys/{key}");
+        }
+        let one = usize::try_from(self.below(count)).expect("few");
+        format!("/v1/keys/{key}?timeout={}", self.load.timeouts[one])
     }
 
     fn read(&mut self, key: &str) {
         let op = self.load.recorder.begin(self.id, key, Action::Get);
-        let reply = self.client.read(key);
+        let path = self.path(key);
+        let reply = self.client.get(&path);
         if let Some(reply) = self.certain(op, reply) {
             let found = reply.status == 200;
             assert!(found || reply.status == 404, "read of {key}: {}", reply.text());
@@ -158,7 +211,7 @@ impl<'l> Worker<'l> {
     ) {
         let action = Action::Put { value: value.into(), expect };
         let op = self.load.recorder.begin(self.id, key, action);
-        let path = format!("/v1/keys/{key}");
+        let path = self.path(key);
         let reply = self.client.ask("PUT", &path, &[(header, condition)], value.as_bytes());
         let Some(reply) = self.certain(op, reply) else { return };
         let revision = reply.json()["revision"].as_u64();
@@ -176,7 +229,8 @@ impl<'l> Worker<'l> {
 
     fn delete(&mut self, key: &str) {
         let op = self.load.recorder.begin(self.id, key, Action::delete());
-        let reply = self.client.delete(key);
+        let path = self.path(key);
+        let reply = self.client.ask("DELETE", &path, &[], b"");
         let Some(reply) = self.certain(op, reply) else { return };
         let json = reply.json();
         assert_eq!(reply.status, 200, "delete of {key}: {}", reply.text());
@@ -204,8 +258,8 @@ impl<'l> Worker<'l> {
             Ok(_) | Err(Silence::Lost(_)) => Outcome::Unknown,
         };
         self.load.recorder.end(op, outcome);
-        self.at = (self.at + 1) % self.ports.len();
-        self.client = Client::new(self.ports[self.at]).with_timeout(Duration::from_secs(7));
+        self.at = (self.at + 1) % self.addrs.len();
+        self.client = Client::to(self.addrs[self.at]).with_timeout(Duration::from_secs(7));
         pause();
         None
     }

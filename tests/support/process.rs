@@ -78,6 +78,10 @@ pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) port: u16,
     pub(crate) dir: PathBuf,
+    /// Where clients find it.
+    pub(crate) addr: SocketAddr,
+    /// The network namespace it runs in, if not in ours.
+    space: Option<String>,
     args: Vec<String>,
     child: Option<Child>,
 }
@@ -87,7 +91,8 @@ impl Node {
     pub(crate) fn new(id: u64, port: u16, dir: &Path, args: &[&str]) -> Self {
         fs::create_dir_all(dir).expect("a directory for the node");
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        Self { id, port, dir: dir.to_owned(), args, child: None }
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        Self { id, port, dir: dir.to_owned(), addr, space: None, args, child: None }
     }
 
     /// Starts the process; it may take a while to listen, or refuse.
@@ -97,7 +102,13 @@ impl Node {
             let path = self.log_path();
             File::options().create(true).append(true).open(path).expect("a log file")
         };
-        let child = Command::new(env!("CARGO_BIN_EXE_mmapd"))
+        let binary = env!("CARGO_BIN_EXE_mmapd");
+        let mut command = Command::new(if self.space.is_some() { "ip" } else { binary });
+        if let Some(space) = &self.space {
+            // It becomes the binary, so the process id is the right one.
+            command.args(["netns", "exec", space, binary]);
+        }
+        let child = command
             .args(&self.args)
             .current_dir(&self.dir)
             .env_remove("PORT")
@@ -165,7 +176,7 @@ impl Node {
 
     /// A new connection, not opened before it is used.
     pub(crate) fn client(&self) -> Client {
-        Client::new(self.port)
+        Client::to(self.addr)
     }
 
     /// `/v1/status`, if it answers.
@@ -217,18 +228,21 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Writes the files of `size` nodes; `tuning` is laid over them as a second file.
     pub(crate) fn new(size: u64, tuning: &str) -> Self {
+        let local = |_| SocketAddr::from(([127, 0, 0, 1], free_port()));
+        Self::at((0..size).map(|_| None).zip((0..size).map(local)).collect(), tuning)
+    }
+
+    /// The same, with nodes in these network namespaces, listening there.
+    pub(crate) fn at(places: Vec<(Option<String>, SocketAddr)>, tuning: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::write(dir.path().join("tuning.toml"), tuning).expect("a file");
-        let ports: Vec<u16> = (0..size).map(|_| free_port()).collect();
-        let nodes = (1..=size).zip(&ports).map(|(id, &port)| {
+        let addrs: Vec<SocketAddr> = places.iter().map(|&(_, addr)| addr).collect();
+        let nodes = (1..).zip(places).map(|(id, (space, addr))| {
             let home = dir.path().join(format!("node{id}"));
-            let node = Node::new(
-                id,
-                port,
-                &home,
-                &["--config", "node.toml", "--config", "../tuning.toml"],
-            );
-            fs::write(home.join("node.toml"), config(id, port, &ports)).expect("a file");
+            let args = ["--config", "node.toml", "--config", "../tuning.toml"];
+            let mut node = Node::new(id, addr.port(), &home, &args);
+            (node.addr, node.space) = (addr, space);
+            fs::write(home.join("node.toml"), config(id, addr, &addrs)).expect("a file");
             node
         });
         Self { nodes: nodes.collect(), _dir: dir }
@@ -296,14 +310,14 @@ impl Cluster {
     }
 }
 
-fn config(id: u64, port: u16, ports: &[u16]) -> String {
+fn config(id: u64, addr: SocketAddr, addrs: &[SocketAddr]) -> String {
     let mut text = format!(
-        "[node]\nid = {id}\nlisten = \"127.0.0.1:{port}\"\n\n\
+        "[node]\nid = {id}\nlisten = \"{addr}\"\n\n\
          [storage]\ndb = \"db.mmapd\"\nlog = \"log\"\n"
     );
-    for (peer, port) in (1..).zip(ports) {
+    for (peer, addr) in (1..).zip(addrs) {
         let peer: u64 = peer;
-        write!(text, "\n[[cluster.peers]]\nid = {peer}\nurl = \"http://127.0.0.1:{port}\"\n")
+        write!(text, "\n[[cluster.peers]]\nid = {peer}\nurl = \"http://{addr}\"\n")
             .expect("a string grows");
     }
     text
@@ -359,7 +373,11 @@ pub(crate) struct Client {
 impl Client {
     /// To a port on this machine.
     pub(crate) fn new(port: u16) -> Self {
-        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        Self::to(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    /// To any address.
+    pub(crate) fn to(addr: SocketAddr) -> Self {
         Self { addr, timeout: Duration::from_secs(5), stream: None }
     }
 
