@@ -41,10 +41,12 @@ impl Raft {
     }
 
     /// May it lead? Not while it does not vote, not while the log is about to be
-    /// replaced by a snapshot, and not while something is damaged.
+    /// replaced by a snapshot, and not while its disk is stalled or something on it
+    /// damaged.
     fn is_promotable(&self) -> bool {
         self.members.current().is_voter(self.config.id)
             && self.installing.is_none()
+            && !self.is_disk_stalled()
             && self.is_fit_to_lead()
     }
 
@@ -77,6 +79,7 @@ impl Raft {
         self.refuse_asking(None, out);
         self.role = Role::PreCandidate { ballots: Ballots::from([(self.config.id, true)]) };
         self.restart_timer();
+        self.rounds = self.rounds.saturating_add(1);
         let message = Message::PreVote { last: self.last() };
         self.ask_voters(self.hard.term.next(), &message);
         self.tally_pre_votes(out);
@@ -90,6 +93,7 @@ impl Raft {
         self.hard = HardState { term: self.hard.term.next(), vote: Some(self.config.id) };
         self.seen_seq = 0;
         self.role = Role::Candidate { ballots: Ballots::new() };
+        self.rounds = 0;
         self.restart_timer();
         let message = Message::Vote { last: self.last(), transfer };
         self.ask_voters(self.hard.term, &message);
@@ -137,7 +141,13 @@ impl Raft {
             }
             Role::Leader(_) => panic!("I1: {from} leads in our term {}", self.hard.term),
         }
-        self.elapsed = 0;
+        // Believed to be gone: the time-out was cut short, or drawn out by lost rounds.
+        if self.elapsed >= self.config.election_ticks || self.rounds > 0 {
+            self.rounds = 0;
+            self.restart_timer();
+        } else {
+            self.elapsed = 0;
+        }
     }
 
     fn ask_voters(&mut self, term: Term, message: &Message) {

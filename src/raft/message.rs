@@ -194,6 +194,12 @@ pub enum Input {
         /// The voter that shall lead.
         to: NodeId,
     },
+    /// The connections from this peer ended and nobody listens at its address: its process
+    /// is gone. Says nothing about a peer that is merely silent.
+    LeaderGone {
+        /// The peer, leader or not.
+        peer: NodeId,
+    },
     /// Campaign now, as if the election time-out had passed.
     Campaign,
     /// What the node can do for the cluster has changed.

@@ -37,6 +37,7 @@
 //! | [`terms`] | which term does each entry have? |
 //! | `io` | what is durable, and what may be said because of it? |
 //! | `election` | who leads? |
+//! | `health` | can this node, or its leader, still do its work? |
 //! | `replication`, [`progress`] | who has which entry, and what is committed? |
 //! | [`quorum`], `members` | who decides? |
 //! | `reads` | may this read be answered? |
@@ -89,11 +90,11 @@
 //! # Left out
 //!
 //! Proposing configuration changes (the quorums know joint ones already), leader
-//! leases, witnesses, quiescence. A stalled disk is not noticed here: the leader
-//! goes on as long as a majority of other disks works.
+//! leases, witnesses, quiescence.
 
 pub mod config;
 mod election;
+mod health;
 mod io;
 mod members;
 pub mod message;
@@ -118,6 +119,9 @@ use reads::Asking;
 use replication::Leader;
 use terms::Terms;
 use types::{HardState, Index, LogId, Membership, NodeId, Term};
+
+/// Lost pre-votes after which the election time-out is twice as long; it grows evenly.
+const ROUNDS_MAX: u32 = 4;
 
 /// One node of the cluster. See the module for the protocol.
 ///
@@ -146,6 +150,8 @@ pub struct Raft {
     elapsed: u32,
     /// The drawn election time-out.
     timeout: u32,
+    /// Pre-votes in a row, the running one included, since a leader was heard.
+    rounds: u32,
     rng: Rng,
     /// Largest read round seen from the leader of this term.
     seen_seq: u64,
@@ -214,6 +220,7 @@ impl Raft {
             applied,
             elapsed: 0,
             timeout: 0,
+            rounds: 0,
             rng,
             seen_seq: 0,
             installing: None,
@@ -258,6 +265,7 @@ impl Raft {
             Input::SnapshotSent { to, installed } => self.snapshot_sent(to, installed, out),
             Input::Unreachable { peer } => self.unreachable(peer),
             Input::Transfer { to } => self.transfer(to, out),
+            Input::LeaderGone { peer } => self.leader_gone(peer),
             Input::Campaign => self.campaign(out),
             Input::Fitness(fitness) => self.set_fitness(fitness, out),
         }
@@ -268,6 +276,7 @@ impl Raft {
     }
 
     fn tick(&mut self, out: &mut Effects) {
+        self.ledger.tick();
         if matches!(self.role, Role::Leader(_)) {
             self.tick_leader(out);
         } else {
@@ -447,12 +456,14 @@ impl Raft {
         self.config.planted == Some(bug)
     }
 
-    /// A new role or leader: wait a new, random time (Raft 5.2).
+    /// A new role or leader: wait a new, random time (Raft 5.2). After pre-votes that led
+    /// nowhere it grows, to at most twice: who cannot win asks less often.
     fn restart_timer(&mut self) {
         self.elapsed = 0;
         let extra = self.rng.next() % u64::from(self.config.election_ticks);
         let extra = u32::try_from(extra).expect("less than a u32");
-        self.timeout = self.config.election_ticks + extra;
+        let drawn = self.config.election_ticks + extra;
+        self.timeout = drawn + drawn * self.rounds.min(ROUNDS_MAX) / ROUNDS_MAX;
     }
 }
 

@@ -194,6 +194,7 @@ impl Raft {
             self.send_heartbeat(to);
         }
         self.tick_transfer();
+        self.tick_stall(out);
     }
 
     /// Was this node heard within the last election time-out?

@@ -9,6 +9,7 @@
 //! | `wait N` | N times: everyone ticks, everything is delivered; only changes are shown |
 //! | `elect nI` | campaigns, everything is delivered, ticks once; only changes are shown |
 //! | `campaign nI`, `transfer nI nJ`, `unreachable nI nJ`, `read nI`, `propose nI V..` | inputs |
+//! | `gone nI nJ` | nI hears that the process of nJ ended |
 //! | `broken nI nJ` | nI hears that its snapshot to nJ did not arrive |
 //! | `deliver [nJ [nI]]` | all until quiet; what is on its way to nJ (from nI) |
 //! | `drop [nJ [nI]]`, `keep ..`, `replay`, `twice`, `reverse` | loses, withholds, repeats, reorders messages |
@@ -102,6 +103,7 @@ impl Cluster {
             "unreachable" => {
                 self.step(id(words[0]), Input::Unreachable { peer: id(words[1]) }, &[]);
             }
+            "gone" => self.step(id(words[0]), Input::LeaderGone { peer: id(words[1]) }, &[]),
             "broken" => {
                 let input = Input::SnapshotSent { to: id(words[1]), installed: None };
                 self.step(id(words[0]), input, &[]);
