@@ -6,6 +6,7 @@
 
 mod clock;
 mod core;
+mod departed;
 mod handle;
 pub mod import;
 mod inbound;

@@ -42,6 +42,8 @@ pub enum Event<W> {
     Compacted(CompactionDone),
     /// The transport lost messages to this peer.
     Unreachable(NodeId),
+    /// Nobody listens at the address of this peer, which led, any more.
+    LeaderGone(NodeId),
     /// A verified snapshot lies in a file beside the database.
     SnapshotArrived(Arrived<W>),
     /// Sending a snapshot ended; with the last entry it held if it was installed.

@@ -15,6 +15,7 @@
 
 mod forward;
 mod lane;
+mod probe;
 mod ship;
 
 use std::collections::BTreeMap;
@@ -167,6 +168,14 @@ impl Peers {
     #[must_use]
     pub fn url(&self, id: NodeId) -> Option<String> {
         self.peer(id).map(|peer| peer.url)
+    }
+
+    /// Does the machine of `id` say that nobody listens at its address?
+    pub async fn is_refused(&self, id: NodeId) -> bool {
+        match self.url(id) {
+            Some(url) => probe::is_refused(&url).await,
+            None => false,
+        }
     }
 
     /// Carries a command to the leader and brings its answer.

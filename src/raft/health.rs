@@ -58,9 +58,12 @@ impl Raft {
         if !matches!(self.role, Role::Follower { leader: Some(leader) } if leader == peer) {
             return;
         }
+        let spread = (self.config.election_ticks / 4).max(1);
+        if self.elapsed >= self.config.election_ticks && self.timeout <= self.elapsed + spread {
+            return; // every connection may say it
+        }
         // Not heard any more, so we do not refuse others that noticed first.
         self.elapsed = self.elapsed.max(self.config.election_ticks);
-        let spread = (self.config.election_ticks / 4).max(1);
         let delay = u32::try_from(self.rng.next() % u64::from(spread)).expect("less than a u32");
         self.timeout = self.elapsed + delay;
     }

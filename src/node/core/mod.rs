@@ -268,6 +268,7 @@ impl<W> Core<W> {
             }
             Event::Compacted(done) => self.compacted(done, work),
             Event::Unreachable(peer) => self.step(Input::Unreachable { peer }, work),
+            Event::LeaderGone(peer) => self.step(Input::LeaderGone { peer }, work),
             Event::SnapshotArrived(arrived) => {
                 if let Some(older) = self.arrived.replace(arrived) {
                     work.answers.push((older.waiter, Answer::Installed(None)));
@@ -291,7 +292,7 @@ impl<W> Core<W> {
                 self.health.disk_damage = !clean;
                 Ok(())
             }
-            Event::StepDown => match self.most_caught_up() {
+            Event::StepDown => match self.raft.most_caught_up() {
                 Some(to) => self.step(Input::Transfer { to }, work),
                 None => Ok(()),
             },
