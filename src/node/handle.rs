@@ -245,7 +245,8 @@ impl Handle {
                 | Answer::Readable
                 | Answer::NotReadable(_)
                 | Answer::Installed(_)
-                | Answer::Compacted(_) => {
+                | Answer::Compacted(_)
+                | Answer::HandingOver(_) => {
                     return Err(WriteError::Unknown("leadership changed while it was replicated"));
                 }
             };
@@ -431,7 +432,10 @@ impl Handle {
 }
 
 /// Waits until the node's picture changes or a short while passed; `false`: too late.
-async fn wait_for_news(status: &mut watch::Receiver<Arc<Status>>, deadline: Instant) -> bool {
+pub(super) async fn wait_for_news(
+    status: &mut watch::Receiver<Arc<Status>>,
+    deadline: Instant,
+) -> bool {
     let leader = status.borrow().leader;
     let until = deadline.min(Instant::now() + LEADER_POLL);
     let news = status.wait_for(|status| status.leader != leader);
@@ -485,7 +489,8 @@ impl Handle {
                 | Answer::Readable
                 | Answer::NotReadable(_)
                 | Answer::Installed(_)
-                | Answer::Compacted(_),
+                | Answer::Compacted(_)
+                | Answer::HandingOver(_),
             )
             | Err(WriteError::Unknown(_)) => Reply::Unknown,
         };

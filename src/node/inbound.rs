@@ -143,7 +143,8 @@ impl Handle {
             | Answer::Unknown
             | Answer::Readable
             | Answer::NotReadable(_)
-            | Answer::Compacted(_) => {
+            | Answer::Compacted(_)
+            | Answer::HandingOver(_) => {
                 Err(PeerError::Unavailable("the snapshot is older than what this node has".into()))
             }
         }

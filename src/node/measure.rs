@@ -159,6 +159,10 @@ impl Measure {
                 self.metrics.db_compactions.failed.increment(1);
                 tracing::error!(?why, "the database was not compacted; its file is as it was");
             }
+            Answer::HandingOver(outcome) => match outcome {
+                Ok(to) => tracing::info!(%to, "leadership is handed over on demand"),
+                Err(why) => tracing::info!(?why, "leadership is not handed over"),
+            },
             Answer::Readable | Answer::NotReadable(_) | Answer::Installed(_) => {}
         }
     }

@@ -8,6 +8,7 @@ mod clock;
 mod core;
 mod departed;
 mod handle;
+mod handover;
 pub mod import;
 mod inbound;
 mod measure;
@@ -29,6 +30,7 @@ pub use handle::{
     CompactError, Consistency, FORWARDED_MAX, Handle, MemberStatus, PeerError, ReadError, RoleName,
     Status, WriteError,
 };
+pub use handover::HandoverError;
 pub use open::{OpenOptions, Parts, node_ids, open};
 pub use run::Fatal;
 pub use scrub::{ScrubError, Scrubbed};
@@ -38,6 +40,7 @@ pub use work::{
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+pub use crate::peers::NotHandedOver;
 use crate::peers::Peers;
 use crate::raft;
 use crate::raft::types::NodeId;

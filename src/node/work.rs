@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::core::{CompactionDone, CompactionJob};
 use crate::machine::Applied;
-use crate::peers::Way;
+use crate::peers::{NotHandedOver, Way};
 use crate::raft::message::SnapshotMeta;
 use crate::raft::types::{LogId, NodeId, Term};
 use crate::store::{
@@ -59,6 +59,8 @@ pub enum Event<W> {
         /// It saw everything, and nothing was damaged.
         clean: bool,
     },
+    /// Somebody wants leadership to move to this voter, or to the most caught-up one.
+    HandOver(Option<NodeId>, W),
     /// Hand leadership to the most caught-up voter.
     StepDown,
 }
@@ -99,6 +101,8 @@ pub enum Answer {
     Installed(Option<LogId>),
     /// The database was written anew, or why not.
     Compacted(Result<Compacted, NotCompacted>),
+    /// To whom leadership is being handed over, or why to nobody.
+    HandingOver(Result<NodeId, NotHandedOver>),
 }
 
 /// What a compaction did.

@@ -14,6 +14,7 @@
 //! it; the protocol sends again what is still true.
 
 mod forward;
+mod handover;
 mod lane;
 mod probe;
 mod ship;
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub use forward::{ForwardError, Reply, decode_forwarded, encode_reply};
+pub use handover::{NotHandedOver, decode_wish, encode_handover, encode_wish};
 pub use ship::{Incoming, IncomingError};
 
 use crate::raft::message::SnapshotMeta;
@@ -190,6 +192,20 @@ impl Peers {
     ) -> Result<Reply, ForwardError> {
         let url = self.url(leader).ok_or(ForwardError::Unreachable)?;
         forward::forward(&self.inner.client, self.inner.us, leader, &url, command, timeout).await
+    }
+
+    /// Carries the wish to move leadership to the leader and brings its answer; `None`: none
+    /// came.
+    pub async fn forward_handover(
+        &self,
+        leader: NodeId,
+        wish: Bytes,
+        timeout: Duration,
+    ) -> Option<Result<NodeId, NotHandedOver>> {
+        let url = format!("{}/v1/raft/handover", self.url(leader)?);
+        let (client, us) = (&self.inner.client, self.inner.us);
+        let answer = forward::carry(client, us, leader, url, wish, timeout).await.ok()?;
+        handover::decode_handover(answer)
     }
 
     /// Sends a snapshot; the last entry it holds when the peer has installed it.

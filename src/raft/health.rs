@@ -47,9 +47,7 @@ impl Raft {
     #[must_use]
     pub fn most_caught_up(&self) -> Option<NodeId> {
         let voters = &self.members.current().voters;
-        let heard = self.progress().filter(|(id, progress)| {
-            voters.contains(id) && progress.silent_ticks < self.config.election_ticks
-        });
+        let heard = self.progress().filter(|(id, _)| voters.contains(id) && self.is_heard(*id));
         heard.max_by_key(|(id, progress)| (progress.matched, *id)).map(|(id, _)| id)
     }
 

@@ -198,7 +198,8 @@ impl Raft {
     }
 
     /// Was this node heard within the last election time-out?
-    fn is_heard(&self, id: NodeId) -> bool {
+    #[must_use]
+    pub fn is_heard(&self, id: NodeId) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let is_recent = |pr: &Progress| pr.silent_ticks < self.config.election_ticks;
         id == self.config.id || leader.progress.get(&id).is_some_and(is_recent)

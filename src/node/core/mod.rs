@@ -22,6 +22,7 @@ mod apply;
 mod compact;
 mod files;
 mod found;
+mod handover;
 mod health;
 mod replicate;
 
@@ -292,6 +293,7 @@ impl<W> Core<W> {
                 self.health.disk_damage = !clean;
                 Ok(())
             }
+            Event::HandOver(to, waiter) => self.hand_over(to, waiter, work),
             Event::StepDown => match self.raft.most_caught_up() {
                 Some(to) => self.step(Input::Transfer { to }, work),
                 None => Ok(()),

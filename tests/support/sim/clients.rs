@@ -121,7 +121,8 @@ impl Sim {
             Answer::Written(Applied::Unknown)
             | Answer::Unknown
             | Answer::Installed(_)
-            | Answer::Compacted(_) => Outcome::Unknown,
+            | Answer::Compacted(_)
+            | Answer::HandingOver(_) => Outcome::Unknown,
             Answer::NotLeader(_) | Answer::Overloaded | Answer::NotReadable(_) => Outcome::Failed,
             Answer::Readable => {
                 let core = self.nodes[node].core.as_ref().expect("it answered");
