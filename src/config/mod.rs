@@ -138,6 +138,9 @@ pub struct Raft {
     pub max_uncommitted: u64,
     /// Messages with entries under way to one follower.
     pub max_inflight: u32,
+    /// Bytes of entries under way to one follower.
+    #[serde(with = "units::size")]
+    pub max_inflight_bytes: u64,
 }
 
 impl Raft {
@@ -308,6 +311,7 @@ impl Default for Raft {
             max_batch: 1 << 20,
             max_uncommitted: 64 << 20,
             max_inflight: 64,
+            max_inflight_bytes: 16 << 20,
         }
     }
 }

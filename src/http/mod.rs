@@ -150,11 +150,13 @@ fn router(edge: Edge) -> Router {
         .route("/v1/keys", measured("/v1/keys", admitted(get(list::list))))
         .route("/set/{*key}", measured("/set/{key}", admitted(post(legacy::set))))
         .route("/get/{*key}", measured("/get/{key}", admitted(get(legacy::get))));
-    let leader = get(cluster::leader).post(handover::hand_over);
     let rest = Router::new()
         .route("/v1/status", measured("/v1/status", get(cluster::status)))
         .route("/v1/cluster", measured("/v1/cluster", get(cluster::cluster)))
-        .route("/v1/cluster/leader", measured("/v1/cluster/leader", leader))
+        .route(
+            "/v1/cluster/leader",
+            measured("/v1/cluster/leader", get(cluster::leader).post(handover::hand_over)),
+        )
         .route("/v1/raft/append", measured("/v1/raft/append", post(raft::append)))
         .route("/v1/raft/vote", measured("/v1/raft/vote", post(raft::vote)))
         .route("/v1/raft/snapshot", measured("/v1/raft/snapshot", post(raft::snapshot)))

@@ -310,6 +310,7 @@ fn core_options(config: &Config) -> CoreOptions {
     let interval = config.storage.checkpoint_interval.as_millis() / tick;
     CoreOptions {
         batch_bytes: usize::try_from(config.raft.max_batch).unwrap_or(usize::MAX),
+        inflight_bytes: usize::try_from(config.raft.max_inflight_bytes).unwrap_or(usize::MAX),
         checkpoint_log_bytes: config.storage.checkpoint_log,
         checkpoint_dirty_bytes: DIRTY_MAX,
         checkpoint_ticks: u64::try_from(interval).unwrap_or(u64::MAX),

@@ -57,9 +57,14 @@ impl<W> Core<W> {
         if !self.raft.is_heard(to) {
             return Err(NotHandedOver::Silent(to));
         }
-        let behind = self.raft.last().index.0.saturating_sub(progress.matched.0);
-        let flows = matches!(progress.flow, Flow::Replicate { .. });
-        if behind > BEHIND_MAX || (behind > 0 && !flows) {
+        // A new leader has not heard yet what matches, and believes in the best.
+        let (holds, reachable) = match progress.flow {
+            Flow::Replicate { .. } => (progress.matched, true),
+            Flow::Probe { .. } => (progress.next.prev(), true),
+            Flow::Snapshot { .. } => (progress.matched, false),
+        };
+        let behind = self.raft.last().index.0.saturating_sub(holds.0);
+        if behind > BEHIND_MAX || !reachable {
             return Err(NotHandedOver::Behind(to, behind));
         }
         Ok(to)

@@ -25,6 +25,7 @@ mod found;
 mod handover;
 mod health;
 mod replicate;
+mod window;
 
 pub use compact::{CompactionDone, CompactionJob};
 
@@ -58,6 +59,8 @@ const APPLY_BATCH: u64 = 512;
 pub struct CoreOptions {
     /// Bytes of entries in one message.
     pub batch_bytes: usize,
+    /// Bytes of entries on their way to one follower.
+    pub inflight_bytes: usize,
     /// Log bytes after which a checkpoint is due.
     pub checkpoint_log_bytes: u64,
     /// Bytes of changed pages in memory after which a checkpoint is due.
@@ -117,8 +120,10 @@ pub struct Core<W> {
     /// Committed and durable here.
     commit: Index,
     applied: Index,
-    /// Replication orders for entries that are staged and not written yet.
+    /// Replication orders for entries that are not written yet, or for which the follower's
+    /// window has no room.
     orders: Vec<Replicate>,
+    windows: window::Windows,
     /// When the heartbeat that each peer has not answered yet was sent.
     heartbeats: BTreeMap<NodeId, u64>,
     /// Own proposals by index, ascending.
@@ -179,6 +184,7 @@ impl<W> Core<W> {
             commit: applied,
             applied,
             orders: Vec::new(),
+            windows: window::Windows::default(),
             heartbeats: BTreeMap::new(),
             waiting: VecDeque::new(),
             reads: BTreeMap::new(),
@@ -404,7 +410,7 @@ impl<W> Core<W> {
         if let Some(io) = effects.io.take() {
             self.io = io;
         }
-        self.orders.append(&mut effects.replicate);
+        self.take_orders(&mut effects);
         for envelope in effects.messages.drain(..) {
             if matches!(envelope.message, Message::Heartbeat { .. }) {
                 self.heartbeats.insert(envelope.to, self.now.mono_us);

@@ -48,6 +48,7 @@ impl Sim {
         };
         let options = CoreOptions {
             batch_bytes: self.plan.batch_bytes,
+            inflight_bytes: 2 * self.plan.batch_bytes,
             checkpoint_log_bytes: self.plan.checkpoint_log_bytes,
             checkpoint_dirty_bytes: 1 << 20,
             checkpoint_ticks: 80,
