@@ -70,6 +70,7 @@ fn planted_bugs_change_a_script() {
         Planted::QuorumHalf,
         Planted::PreVoteCountedAsVote,
         Planted::ReadWithoutRound,
+        Planted::ForgetLease,
     ] {
         let mut found = Vec::new();
         for path in scripts() {

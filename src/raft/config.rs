@@ -18,6 +18,9 @@ pub struct Config {
     pub max_batch_entries: u64,
     /// Payload bytes proposed here and not committed; more are refused.
     pub max_uncommitted_bytes: u64,
+    /// How long a lease is, on the clock of [`super::message::Input::Clock`]; `None`: there are
+    /// none. Less than the shortest election time-out, see [`super::Raft::holds_lease`].
+    pub lease: Option<u64>,
     /// Seeds the time-outs and the ids of read requests. It must differ between
     /// two lives of one node: a late answer to an earlier life must not fit.
     pub seed: u64,
@@ -37,6 +40,7 @@ impl Config {
             max_inflight: 256,
             max_batch_entries: 1024,
             max_uncommitted_bytes: 64 << 20,
+            lease: None,
             seed,
             planted: None,
         }
@@ -105,4 +109,6 @@ pub enum Planted {
     AckDamaged,
     /// A node that lost entries votes as if it had not.
     VoteInAmnesia,
+    /// A voter that restarts forgets that its leader counts on it for a lease.
+    ForgetLease,
 }

@@ -30,7 +30,9 @@ impl Raft {
 
     /// The election time-out passed.
     pub(super) fn campaign(&mut self, out: &mut Effects) {
-        if self.is_leader() {
+        let (config, own) = (self.members.current(), self.config.id);
+        let is_alone = config.voters == [own] && config.outgoing.is_empty();
+        if self.is_leader() || (self.is_promised() && !is_alone) {
             return;
         }
         if self.is_promotable() {
@@ -141,6 +143,7 @@ impl Raft {
             }
             Role::Leader(_) => panic!("I1: {from} leads in our term {}", self.hard.term),
         }
+        self.promised_ticks = 0;
         // Believed to be gone: the time-out was cut short, or drawn out by lost rounds.
         if self.elapsed >= self.config.election_ticks || self.rounds > 0 {
             self.rounds = 0;
@@ -161,7 +164,8 @@ impl Raft {
     /// Answers "would you vote for me in `term`?". A refusal carries our own term:
     /// a candidate that is behind learns it and follows.
     pub(super) fn pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
-        let granted = term > self.hard.term && !self.hears_leader() && self.is_up_to_date(last);
+        let is_held = self.hears_leader() || self.is_promised();
+        let granted = term > self.hard.term && !is_held && self.is_up_to_date(last);
         let term = if granted { term } else { self.hard.term };
         self.send_in(from, term, Message::PreVoteReply { granted });
     }
@@ -197,12 +201,13 @@ impl Raft {
     /// RequestVote (Raft 5.2): one vote per term, first come first served, and
     /// only to a log that is at least as up to date as ours. Whether we take the
     /// asker for a voter does not matter: its configuration may be the newer one.
-    pub(super) fn vote(&mut self, from: NodeId, last: LogId) {
+    pub(super) fn vote(&mut self, from: NodeId, last: LogId, transfer: bool) {
         let is_free = match self.hard.vote {
             Some(vote) => vote == from,
             None => self.leader().is_none(),
         };
-        let granted = is_free && self.installing.is_none() && self.is_up_to_date(last);
+        let is_held = self.is_promised() && !transfer;
+        let granted = is_free && !is_held && self.installing.is_none() && self.is_up_to_date(last);
         if granted {
             self.hard.vote = Some(from);
             self.elapsed = 0;

@@ -53,7 +53,10 @@ impl Raft {
 
     /// The connections from `peer` ended and nobody listens there any more.
     pub(super) fn leader_gone(&mut self, peer: NodeId) {
-        if !matches!(self.role, Role::Follower { leader: Some(leader) } if leader == peer) {
+        let follows =
+            matches!(self.role, Role::Follower { leader: Some(leader) } if leader == peer);
+        // Who gave its leader a lease waits for the end of it, see `lease`.
+        if !follows || self.config.lease.is_some() {
             return;
         }
         let spread = (self.config.election_ticks / 4).max(1);

@@ -40,7 +40,7 @@
 //! | `health` | can this node, or its leader, still do its work? |
 //! | `replication`, [`progress`] | who has which entry, and what is committed? |
 //! | [`quorum`], `members` | who decides? |
-//! | `reads` | may this read be answered? |
+//! | `reads`, `lease` | may this read be answered? |
 //! | `transfer`, `snapshot` | how does leadership, or a whole state, move? |
 //!
 //! # Who owes what
@@ -89,13 +89,14 @@
 //!
 //! # Left out
 //!
-//! Proposing configuration changes (the quorums know joint ones already), leader
-//! leases, witnesses, quiescence.
+//! Proposing configuration changes (the quorums know joint ones already), witnesses,
+//! quiescence.
 
 pub mod config;
 mod election;
 mod health;
 mod io;
+mod lease;
 mod members;
 pub mod message;
 pub mod progress;
@@ -152,6 +153,10 @@ pub struct Raft {
     timeout: u32,
     /// Pre-votes in a row, the running one included, since a leader was heard.
     rounds: u32,
+    /// Ticks since a leader was heard, or since the start.
+    promised_ticks: u32,
+    /// The last [`Input::Clock`].
+    clock: u64,
     rng: Rng,
     /// Largest read round seen from the leader of this term.
     seen_seq: u64,
@@ -207,6 +212,7 @@ impl Raft {
         assert!(applied <= last.index, "the state machine is ahead of the log: its tail is lost");
         let mut rng = Rng::new(config.seed);
         let asking = Asking::new(rng.next());
+        let forgets = config.planted == Some(Planted::ForgetLease);
         let mut raft = Self {
             config,
             hard: hard_state,
@@ -221,6 +227,8 @@ impl Raft {
             elapsed: 0,
             timeout: 0,
             rounds: 0,
+            promised_ticks: if forgets { u32::MAX } else { 0 },
+            clock: 0,
             rng,
             seen_seq: 0,
             installing: None,
@@ -243,6 +251,8 @@ impl Raft {
             Input::Receive(envelope) => self.receive(envelope, out),
             Input::Propose { sizes } => self.propose(&sizes, out),
             Input::Read { token } => self.read(token, out),
+            Input::LeaseRead { token } => self.lease_read(token, out),
+            Input::Clock { now } => self.clock = self.clock.max(now),
             Input::Durable { io } => {
                 self.ledger.confirm(io, &mut out.messages);
                 self.count_own_vote(out);
@@ -277,6 +287,7 @@ impl Raft {
 
     fn tick(&mut self, out: &mut Effects) {
         self.ledger.tick();
+        self.promised_ticks = self.promised_ticks.saturating_add(1);
         if matches!(self.role, Role::Leader(_)) {
             self.tick_leader(out);
         } else {
@@ -295,7 +306,11 @@ impl Raft {
                 // Promises change nothing.
                 Message::PreVote { .. } | Message::PreVoteReply { granted: true } => {}
                 // Whoever hears its leader does not help to depose it (thesis 4.2.3).
-                Message::Vote { transfer: false, .. } if self.hears_leader() => return,
+                Message::Vote { transfer: false, .. }
+                    if self.hears_leader() || self.is_promised() =>
+                {
+                    return;
+                }
                 Message::PreVoteReply { granted: false }
                 | Message::Vote { .. }
                 | Message::VoteReply { .. }
@@ -315,7 +330,7 @@ impl Raft {
         match message {
             Message::PreVote { last } => self.pre_vote(from, term, last),
             Message::PreVoteReply { granted } => self.pre_vote_reply(from, term, granted, out),
-            Message::Vote { last, .. } => self.vote(from, last),
+            Message::Vote { last, transfer } => self.vote(from, last, transfer),
             Message::VoteReply { granted } => self.vote_reply(from, granted, out),
             Message::Append { prev, entries, commit, read_seq } => {
                 self.follow(from, out);

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::config::Planted;
+use super::lease::Lease;
 use super::message::{Append, AppendSource, Effects, EntryRun, Message, Refusal, Replicate};
 use super::progress::{Flow, Progress};
 use super::quorum::Tally;
@@ -27,6 +28,7 @@ pub(super) struct Leader {
     /// Its first entry; once that is committed, so is everything before it.
     pub(super) first: Index,
     pub(super) rounds: Rounds,
+    pub(super) lease: Lease,
     pub(super) transfer: Option<Transfer>,
     heartbeat_elapsed: u32,
     uncommitted: Uncommitted,
@@ -68,6 +70,7 @@ impl Raft {
             progress: others.map(|id| (id, Progress::new(first))).collect(),
             first,
             rounds: Rounds::default(),
+            lease: Lease::default(),
             transfer: None,
             heartbeat_elapsed: 0,
             uncommitted: Uncommitted::default(),
@@ -189,6 +192,10 @@ impl Raft {
         if self.quorum().tally(|id| Some(self.is_heard(id))) != Tally::Won {
             self.become_follower(self.hard.term, None, out);
             return;
+        }
+        if is_due {
+            self.open_lease_round();
+            self.confirm_round(out); // alone, nobody's echo will
         }
         for to in targets {
             self.send_heartbeat(to);

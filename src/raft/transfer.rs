@@ -38,6 +38,7 @@ impl Raft {
         let matched = leader.progress.get(&heard).map(|progress| progress.matched);
         if transfer.to == heard && !transfer.told && matched == Some(last) {
             transfer.told = true;
+            leader.lease.give_away();
             self.send(heard, Message::TimeoutNow);
         }
     }

@@ -9,6 +9,8 @@
 //! | `wait N` | N times: everyone ticks, everything is delivered; only changes are shown |
 //! | `elect nI` | campaigns, everything is delivered, ticks once; only changes are shown |
 //! | `campaign nI`, `transfer nI nJ`, `unreachable nI nJ`, `read nI`, `propose nI V..` | inputs |
+//! | `limit lease N` | leases of N, before `cluster`; `clock nI N` tells the time |
+//! | `lease nI` | a read that a lease may answer |
 //! | `gone nI nJ` | nI hears that the process of nJ ended |
 //! | `broken nI nJ` | nI hears that its snapshot to nJ did not arrive |
 //! | `deliver [nJ [nI]]` | all until quiet; what is on its way to nJ (from nI) |
@@ -112,6 +114,11 @@ impl Cluster {
                 self.reads += 1;
                 self.step(id(words[0]), Input::Read { token: self.reads }, &[]);
             }
+            "lease" => {
+                self.reads += 1;
+                self.step(id(words[0]), Input::LeaseRead { token: self.reads }, &[]);
+            }
+            "clock" => self.step(id(words[0]), Input::Clock { now: number(words[1]) }, &[]),
             "propose" => {
                 let numbers: Vec<u64> = words[1..].iter().map(|word| number(word)).collect();
                 let sizes = vec![8; numbers.len()];
@@ -220,6 +227,7 @@ impl Cluster {
                 self.config.max_inflight = usize::try_from(number(n)).unwrap();
             }
             ("limit", ["batch", n]) => self.config.max_batch_entries = number(n),
+            ("limit", ["lease", n]) => self.config.lease = Some(number(n)),
             ("limit", ["bytes", n]) => self.config.max_uncommitted_bytes = number(n),
             ("cluster", [voters, rest @ ..]) => {
                 let voters: Vec<NodeId> = (1..=number(voters)).map(NodeId).collect();
