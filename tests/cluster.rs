@@ -214,8 +214,19 @@ fn keys_held(node: &Node) -> u64 {
 
 #[test]
 fn a_leader_that_slept_serves_no_stale_read() {
+    a_sleeper_serves_no_stale_read("", "/v1/keys/color");
+}
+
+/// While it sleeps its ticks stop; its lease must end all the same.
+#[test]
+fn a_leader_that_slept_has_no_lease() {
+    let tuning = "[raft]\nlease = true\n";
+    a_sleeper_serves_no_stale_read(tuning, "/v1/keys/color?consistency=lease");
+}
+
+fn a_sleeper_serves_no_stale_read(tuning: &str, path: &str) {
     let _turn = turn();
-    let cluster = Cluster::start(3, "");
+    let cluster = Cluster::start(3, tuning);
     for round in 0..3 {
         let (old, term) = cluster.leader_after(0);
         let before = format!("old{round}");
@@ -224,7 +235,7 @@ fn a_leader_that_slept_serves_no_stale_read() {
         // Requests that the old leader finds in its sockets when it wakes.
         let mut asked: Vec<Client> = (0..8).map(|_| cluster.nodes[old].client()).collect();
         for client in &mut asked {
-            assert_eq!(client.read("color").expect("an answer").text(), before);
+            assert_eq!(client.get(path).expect("an answer").text(), before);
         }
         cluster.nodes[old].signal(Signal::STOP);
         let others: Vec<&Node> =
@@ -237,7 +248,7 @@ fn a_leader_that_slept_serves_no_stale_read() {
         });
         put(&mut writer, "color", &after);
         for client in &mut asked {
-            client.send("GET", "/v1/keys/color", &[], b"").expect("the kernel takes it");
+            client.send("GET", path, &[], b"").expect("the kernel takes it");
         }
         cluster.nodes[old].signal(Signal::CONT);
         let mut fresh = 0;

@@ -22,6 +22,7 @@ mod work;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -63,7 +64,7 @@ const DIGEST_ENTRIES: u64 = 4096;
 /// The database file grows by this much at a time.
 const DB_GROW: u64 = 16 << 20;
 /// How often the kernel is asked how much of the maps is in memory.
-const RESIDENT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+const RESIDENT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A running node.
 #[derive(Debug)]
@@ -202,11 +203,7 @@ fn lock(disk: &dyn Disk, config: &Config) -> Result<Locks, StoreError> {
     Ok(Locks(locks))
 }
 
-fn spawn_ticker(
-    runtime: &tokio::runtime::Handle,
-    inbox: mpsc::Sender<Mail>,
-    tick: std::time::Duration,
-) {
+fn spawn_ticker(runtime: &tokio::runtime::Handle, inbox: mpsc::Sender<Mail>, tick: Duration) {
     runtime.spawn(async move {
         let mut ticks = tokio::time::interval(tick);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -281,6 +278,8 @@ fn open_options(config: &Config) -> OpenOptions {
     raft.heartbeat_ticks = config.raft.heartbeat_ticks();
     raft.max_inflight = usize::try_from(config.raft.max_inflight).unwrap_or(usize::MAX);
     raft.max_uncommitted_bytes = config.raft.max_uncommitted;
+    let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    raft.lease = config.raft.lease_span().map(micros);
     OpenOptions {
         fresh: Identity {
             cluster: cluster_id(&config.cluster.name, &members),

@@ -28,6 +28,8 @@ pub enum Event<W> {
     Propose(Vec<(W, Bytes)>),
     /// Clients want linearizable reads.
     Read(Vec<W>),
+    /// Clients want reads that a lease may answer.
+    LeaseRead(Vec<W>),
     /// A [`SyncJob`] is done.
     Synced(Synced),
     /// A [`CheckpointJob`] is done.

@@ -83,7 +83,8 @@ pub struct CoreOptions {
 pub struct Now {
     /// Milliseconds since 1970; goes into entries.
     pub wall_ms: u64,
-    /// Microseconds of a clock that never jumps; for measuring only.
+    /// Microseconds of a clock that never jumps, and goes on while the machine sleeps: for
+    /// measuring, and for leases.
     pub mono_us: u64,
 }
 
@@ -246,7 +247,12 @@ impl<W> Core<W> {
             Event::Tick => self.tick(work),
             Event::Packet(packet) => self.receive(packet, work),
             Event::Propose(batch) => self.propose(batch, work),
-            Event::Read(waiters) => self.ask_to_read(waiters, work),
+            Event::Read(waiters) => self.ask_to_read(waiters, work, |token| Input::Read { token }),
+            Event::LeaseRead(waiters) => {
+                // Read after these waiters came, so a lease that holds now held for them.
+                self.step(Input::Clock { now: self.now.mono_us }, work)?;
+                self.ask_to_read(waiters, work, |token| Input::LeaseRead { token })
+            }
             Event::Synced(synced) => {
                 self.syncing = false;
                 let io = self.log.synced(synced);
@@ -310,6 +316,8 @@ impl<W> Core<W> {
     fn tick(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
         self.ticks += 1;
         self.look_after(work)?;
+        // Heartbeats carry the rounds of a lease, which begin now.
+        self.step(Input::Clock { now: self.now.mono_us }, work)?;
         self.step(Input::Tick, work)?;
         if !self.syncing && self.ticks - self.wrote_at_tick >= self.options.mark_ticks {
             // Written in this turn; once, so an idle node stays idle.
@@ -318,12 +326,16 @@ impl<W> Core<W> {
         Ok(())
     }
 
-    fn ask_to_read(&mut self, waiters: Vec<W>, work: &mut Work<W>) -> Result<(), StoreError> {
+    fn ask_to_read(
+        &mut self,
+        waiters: Vec<W>,
+        work: &mut Work<W>,
+        input: impl Fn(u64) -> Input,
+    ) -> Result<(), StoreError> {
         for waiter in waiters {
             self.next_read += 1;
             self.reads.insert(self.next_read, waiter);
-            let input = Input::Read { token: self.next_read };
-            self.step(input, work)?;
+            self.step(input(self.next_read), work)?;
         }
         Ok(())
     }
