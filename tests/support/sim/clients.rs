@@ -73,6 +73,7 @@ impl Sim {
             return Ok(()); // patience will end it
         }
         let event = match action {
+            Action::Get if self.plan.lease => Event::LeaseRead(vec![wait]),
             Action::Get => Event::Read(vec![wait]),
             _ => Event::Propose(vec![(wait, command.encode())]),
         };
