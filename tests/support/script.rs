@@ -105,7 +105,6 @@ impl Cluster {
             "unreachable" => {
                 self.step(id(words[0]), Input::Unreachable { peer: id(words[1]) }, &[]);
             }
-            "gone" => self.step(id(words[0]), Input::LeaderGone { peer: id(words[1]) }, &[]),
             "broken" => {
                 let input = Input::SnapshotSent { to: id(words[1]), installed: None };
                 self.step(id(words[0]), input, &[]);
@@ -114,11 +113,6 @@ impl Cluster {
                 self.reads += 1;
                 self.step(id(words[0]), Input::Read { token: self.reads }, &[]);
             }
-            "lease" => {
-                self.reads += 1;
-                self.step(id(words[0]), Input::LeaseRead { token: self.reads }, &[]);
-            }
-            "clock" => self.step(id(words[0]), Input::Clock { now: number(words[1]) }, &[]),
             "propose" => {
                 let numbers: Vec<u64> = words[1..].iter().map(|word| number(word)).collect();
                 let sizes = vec![8; numbers.len()];
@@ -188,6 +182,12 @@ impl Cluster {
                 self.shown.remove(&id(words[0]));
             }
             "start" => self.start(id(words[0])),
+            "lease" => {
+                self.reads += 1;
+                self.step(id(words[0]), Input::LeaseRead { token: self.reads }, &[]);
+            }
+            "clock" => self.step(id(words[0]), Input::Clock { now: number(words[1]) }, &[]),
+            "gone" => self.step(id(words[0]), Input::LeaderGone { peer: id(words[1]) }, &[]),
             "compact" => {
                 let mut sent = Vec::new();
                 self.hosts.get_mut(&id(words[0])).unwrap().compact(&mut sent);

@@ -70,14 +70,18 @@ impl<W> Core<W> {
         self.orders = held;
     }
 
-    /// Takes the orders of a step. A probe begins anew: whatever was on its way to that
-    /// follower is believed to be lost.
+    /// Takes the orders of a step. A probe begins anew, and so does an order that does not go
+    /// on where the last one ended: whatever was on its way before does not count.
     pub(super) fn take_orders(&mut self, effects: &mut Effects) {
         for order in effects.replicate.drain(..) {
             let mut all = self.raft.progress();
             let progress = all.find(|(to, _)| *to == order.to);
-            if progress.is_none_or(|(_, it)| !matches!(it.flow, Flow::Replicate { .. })) {
+            let flows = progress.is_some_and(|(_, it)| matches!(it.flow, Flow::Replicate { .. }));
+            if !flows {
                 self.windows.lost(order.to);
+            }
+            let goes_on = self.windows.ordered(order.to, order.prev.index, order.upto);
+            if !flows || !goes_on {
                 self.orders.retain(|older| older.to != order.to);
             }
             self.orders.push(order);

@@ -18,6 +18,8 @@ pub(super) struct Windows(BTreeMap<NodeId, Window>);
 
 #[derive(Debug, Default)]
 struct Window {
+    /// The last entry that was ordered, sent or not.
+    ordered: Index,
     under_way: VecDeque<(Index, usize)>,
     bytes: usize,
 }
@@ -47,6 +49,18 @@ impl Windows {
             window.under_way.pop_front();
             window.bytes -= bytes;
         }
+    }
+
+    /// Entries after `prev` up to `upto` are to be sent. Does that go on where the last order
+    /// ended? If not, the protocol has begun anew, and nothing counts as under way.
+    pub(super) fn ordered(&mut self, to: NodeId, prev: Index, upto: Index) -> bool {
+        let window = self.0.entry(to).or_default();
+        let goes_on = window.ordered == prev;
+        if !goes_on {
+            *window = Window::default();
+        }
+        window.ordered = upto;
+        goes_on
     }
 
     /// What was on its way to it is believed to be lost.
@@ -80,6 +94,18 @@ mod tests {
         windows.arrived(a, Index(4));
         assert!(!windows.has_room(a, 1, 100), "only a part arrived");
         windows.lost(a);
+        assert!(windows.has_room(a, 100, 100));
+    }
+
+    #[test]
+    fn an_order_that_does_not_go_on_begins_anew() {
+        let a = NodeId(1);
+        let mut windows = Windows::default();
+        assert!(!windows.ordered(a, Index(5), Index(9)), "the first");
+        windows.sent(a, Index(9), 100);
+        assert!(windows.ordered(a, Index(9), Index(12)));
+        assert!(!windows.has_room(a, 1, 100), "what was sent still counts");
+        assert!(!windows.ordered(a, Index(7), Index(12)), "back to 7: the rest was not taken");
         assert!(windows.has_room(a, 100, 100));
     }
 }
