@@ -214,6 +214,7 @@ impl Alone {
     fn start(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, StoreError> {
         let options = CoreOptions {
             batch_bytes: 64 << 10,
+            inflight_bytes: 16 << 20,
             checkpoint_log_bytes: 8 << 10,
             checkpoint_dirty_bytes: 64 << 10,
             checkpoint_ticks: 40,

@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use cores::{Disk, Entry, Host, Packet, payloads};
 use mmapd::raft::RoleKind;
 use mmapd::raft::config::{Config, Restored};
-use mmapd::raft::message::{Effects, EntryRun, Envelope, Fitness, Input, Message, SnapshotMeta};
+use mmapd::raft::message::{
+    Effects, EntryRun, Envelope, Fitness, Input, Message, ReadOutcome, SnapshotMeta,
+};
 use mmapd::raft::types::{HardState, Index, LogId, Membership, NodeId, Term};
 use script::Cluster;
 
@@ -651,6 +653,62 @@ fn thesis_4_3_a_joint_change_needs_both_majorities() {
     assert_eq!(one.host.raft.commit(), Index(0), "all of the new, one of the old");
     one.hear(4, 1, accepted(1));
     assert_eq!(one.host.raft.commit(), Index(1));
+}
+
+/// Scenario 89: a read that is under way in a joint change needs both majorities, and so does
+/// a lease.
+#[test]
+fn thesis_4_3_a_read_in_a_joint_change_needs_both_majorities() {
+    let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<Vec<_>>();
+    let base_membership =
+        Membership { voters: ids(&[1, 2, 3]), outgoing: ids(&[1, 4, 5]), ..Membership::default() };
+    let disk = Disk { base_membership, ..Disk::default() };
+    let config = Config { lease: Some(1000), ..Config::new(NodeId(1), 1) };
+    let ticks = config.election_ticks;
+    let mut one = One { host: Host::start(config, disk), sent: Vec::new() };
+    one.tick(ticks - 1);
+    one.step(Input::Tick, &[]);
+    one.elect(5);
+    for from in [2, 4] {
+        one.hear(from, 1, accepted(1));
+    }
+    one.tick(4);
+    let hear = |one: &mut One, from, read_seq| {
+        let message = Message::HeartbeatReply { read_seq };
+        let envelope = Envelope { from: NodeId(from), to: NodeId(1), term: Term(1), message };
+        one.host.step(Input::Receive(envelope), &[], &mut Vec::new()).reads
+    };
+    hear(&mut one, 2, 1);
+    hear(&mut one, 3, 1);
+    assert!(!one.host.raft.holds_lease(), "all of the new, one of the old");
+    hear(&mut one, 5, 1);
+    assert!(one.host.raft.holds_lease());
+
+    one.step(Input::Read { token: 1 }, &[]);
+    assert_eq!(hear(&mut one, 2, 2), []);
+    assert_eq!(hear(&mut one, 3, 2), [], "all of the new, one of the old");
+    assert_eq!(hear(&mut one, 4, 2), [(1, ReadOutcome::At(Index(1)))]);
+}
+
+/// A follower is told by each broken connection that its leader is gone; it does not wait
+/// longer for it. A heartbeat ends the haste.
+#[test]
+fn a_leader_that_is_gone_is_missed_soon_and_only_once() {
+    for seed in 1..=50 {
+        let mut one = One::seeded(3, 1, &[], seed);
+        let ticks = Config::new(NodeId(1), 1).election_ticks;
+        let gone = || Input::LeaderGone { peer: NodeId(2) };
+        one.hear(2, 1, heartbeat(0));
+        one.step(gone(), &[]);
+        one.hear(2, 1, heartbeat(0));
+        assert_eq!(one.tick(ticks - 1), [], "seed {seed}: it was heard again");
+        one.hear(2, 1, heartbeat(0));
+        for _ in 0..ticks / 4 {
+            one.step(gone(), &[]);
+            one.step(Input::Tick, &[]);
+        }
+        assert_eq!(one.host.raft.role(), RoleKind::PreCandidate, "seed {seed}");
+    }
 }
 
 /// Scenario 103: an entry that is held by name only is not acknowledged, nor applied, and its

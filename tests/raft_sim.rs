@@ -75,13 +75,23 @@ struct Faults {
 enum Event {
     Tick(NodeId),
     Deliver(Packet),
-    Sync { node: NodeId, life: u64, io: IoToken },
-    SnapshotLost { from: NodeId, to: NodeId, life: u64 },
+    Sync {
+        node: NodeId,
+        life: u64,
+        io: IoToken,
+    },
+    SnapshotLost {
+        from: NodeId,
+        to: NodeId,
+        life: u64,
+    },
     Restart(NodeId),
     Rejoin,
     Client,
     Fault,
     Campaign(NodeId),
+    /// The first hears, rightly or not, that the process of the second ended.
+    Gone(NodeId, NodeId),
 }
 
 /// Ordered by time, then by birth: the same seed gives the same order.
@@ -114,6 +124,8 @@ struct Seen {
     entries: BTreeMap<LogId, (u64, LogId)>,
     /// What was applied anywhere; the entry at index i is at i - 1.
     committed: Vec<Entry>,
+    /// The term of the node that applied each of them first.
+    committed_in: Vec<Term>,
     /// Reads under way: what they may not be older than.
     reads: BTreeMap<(NodeId, u64), Index>,
 }
@@ -144,6 +156,8 @@ struct Sim {
     syncing: BTreeMap<NodeId, u64>,
     /// Whose clock stands still, and until when.
     asleep: BTreeMap<NodeId, u64>,
+    /// Processes that do nothing until then.
+    paused: BTreeMap<NodeId, u64>,
     /// Links that are cut, by direction.
     cut: Vec<(NodeId, NodeId)>,
     calm: bool,
@@ -168,11 +182,16 @@ impl Sim {
         config.max_batch_entries = rng.of(&[1, 3, 1000]);
         config.max_uncommitted_bytes = rng.of(&[40, 1 << 20]);
         config.planted = planted.into();
+        if rng.percent(50) {
+            // Clocks do not drift here, so a lease may last as long as the promise: that many
+            // ticks can be seen in the time of one less.
+            config.lease = Some(u64::from(config.election_ticks - 1) * TICK);
+        }
         let faults = Faults {
             loss: rng.of(&[0, 2, 10, 25]),
             duplicate: rng.of(&[0, 0, 5, 20]),
             latency: rng.of(&[2, 10, 60, 200]),
-            disk: rng.of(&[1, 10, 60]),
+            disk: rng.of(&[1, 10, 60, 60 * TICK]),
             crash: rng.of(&[0, 5, 15, 40]),
             crash_after_vote: rng.of(&[0, 30]),
             rival: rng.of(&[0, 25, 60]),
@@ -193,6 +212,7 @@ impl Sim {
             lives: BTreeMap::new(),
             syncing: BTreeMap::new(),
             asleep: BTreeMap::new(),
+            paused: BTreeMap::new(),
             cut: Vec::new(),
             calm: false,
             next_payload: 1,
@@ -282,6 +302,7 @@ impl Sim {
         self.calm = true;
         self.cut.clear();
         self.asleep.clear();
+        self.paused.clear();
         (self.faults.loss, self.faults.duplicate, self.faults.latency) = (0, 0, 5);
         self.faults.disk = 3;
         for id in self.nodes.clone() {
@@ -292,6 +313,16 @@ impl Sim {
     fn next(&mut self) {
         let Due(time, _, event) = self.events.pop().expect("ticks never end");
         self.now = time;
+        let acts = match &event {
+            Event::Tick(id) | Event::Campaign(id) | Event::Gone(id, _) => Some(*id),
+            Event::Deliver(packet) => Some(packet.to()),
+            Event::Sync { node, .. } => Some(*node),
+            _ => None,
+        };
+        if let Some(until) = acts.and_then(|id| self.paused.get(&id)).filter(|at| **at > time) {
+            self.after(until - time, event);
+            return;
+        }
         match event {
             Event::Tick(id) => {
                 self.after(TICK, Event::Tick(id));
@@ -318,6 +349,9 @@ impl Sim {
             Event::Campaign(id) => {
                 self.step(id, Input::Campaign, &[]);
             }
+            Event::Gone(id, peer) => {
+                self.step(id, Input::LeaderGone { peer }, &[]);
+            }
         }
     }
 
@@ -339,6 +373,9 @@ impl Sim {
         act: impl FnOnce(&mut Host, &mut Vec<Packet>) -> Effects,
     ) -> Option<Effects> {
         let host = self.hosts.get_mut(&id)?;
+        if self.config.lease.is_some() {
+            let _ = host.step(Input::Clock { now: self.now }, &[], &mut Vec::new());
+        }
         let was_leader = host.raft.is_leader();
         let mut sent = Vec::new();
         let out = act(host, &mut sent);
@@ -430,7 +467,7 @@ impl Sim {
             let delay = if self.rng.percent(30) { 1 } else { self.rng.below(80 * TICK) };
             self.after(delay, Event::Restart(id));
         }
-        match self.rng.below(8) {
+        match self.rng.below(12) {
             0 => self.isolate(&[id]),
             1 => {
                 let other = self.rng.of(&self.nodes.clone());
@@ -454,7 +491,31 @@ impl Sim {
                 self.asleep.insert(id, until);
                 self.isolate(&[id]);
             }
+            6 => {
+                let until = self.now + self.rng.below(80 * TICK);
+                self.paused.insert(id, until);
+            }
+            7 => {
+                let peer = self.rng.of(&self.nodes.clone());
+                self.step(id, Input::LeaderGone { peer }, &[]);
+            }
+            8 => self.forget_promises(),
             _ => {}
+        }
+    }
+
+    /// The leader is cut off, and all others restart and would like to lead: whoever has
+    /// forgotten what a lease counts on helps them.
+    fn forget_promises(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        self.isolate(&[leader]);
+        for other in self.nodes.clone() {
+            if other != leader {
+                self.crash(other);
+                self.restart(other);
+                let delay = self.rng.below(TICK) + 1;
+                self.after(delay, Event::Campaign(other));
+            }
         }
     }
 
@@ -464,6 +525,11 @@ impl Sim {
             self.down.insert(id, host.crash(usize::try_from(kept).unwrap()));
             self.seen.reads.retain(|(node, _), _| *node != id);
             self.numbers.crashes += 1;
+            for other in self.nodes.clone() {
+                if other != id && self.rng.percent(50) {
+                    self.after(1, Event::Gone(other, id));
+                }
+            }
         }
     }
 
@@ -485,15 +551,18 @@ impl Sim {
         let delay = self.rng.below(3 * TICK) + 1;
         self.after(delay, Event::Client);
         let id = self.rng.of(&self.nodes.clone());
+        let pause = self.paused.get(&id).is_some_and(|until| *until > self.now);
         if self.rng.percent(60) {
             let count = self.rng.of(&[1, 1, 2, 7]);
             let target = self.leader().unwrap_or(id);
             self.propose(target, count);
-        } else if self.hosts.contains_key(&id) {
+        } else if self.hosts.contains_key(&id) && !pause {
             self.numbers.reads += 1;
             let token = self.numbers.reads;
             self.seen.reads.insert((id, token), Index(self.seen.committed.len() as u64));
-            self.step(id, Input::Read { token }, &[]);
+            let lease = self.config.lease.is_some() && self.rng.percent(50);
+            let input = if lease { Input::LeaseRead { token } } else { Input::Read { token } };
+            self.step(id, input, &[]);
         }
     }
 
@@ -530,13 +599,18 @@ impl Sim {
             let vote = *self.seen.votes.entry((raft.term(), id)).or_insert(id);
             assert_eq!(vote, id, "I12: {id} votes twice in term {}", raft.term());
             if !was_leader {
-                for entry in &self.seen.committed {
+                // A paused candidate may win its old term late: it need not hold what later
+                // terms committed, and cannot commit anything.
+                let earlier = self.seen.committed.iter().zip(&self.seen.committed_in);
+                let earlier = earlier.filter(|(_, term)| **term < raft.term());
+                for (entry, _) in earlier {
                     let held = raft.terms().at(entry.id.index);
                     let is_held = held == Some(entry.id.term) || entry.id.index < log.base.index;
                     assert!(is_held, "I4: leader {id} lacks the committed {}", entry.id);
                 }
             }
         }
+        let term = raft.term();
         for entry in std::mem::take(&mut host.applied) {
             let place = usize::try_from(entry.id.index.0).unwrap() - 1;
             match self.seen.committed.get(place) {
@@ -554,6 +628,7 @@ impl Sim {
                     let count = self.voters.iter().filter(|id| holds(disk(id))).count();
                     assert!(2 * count > self.voters.len(), "I9: {} is on {count} disks", entry.id);
                     self.seen.committed.push(entry);
+                    self.seen.committed_in.push(term);
                 }
             }
         }
@@ -651,6 +726,7 @@ fn escapes(bug: Planted) -> Option<&'static str> {
         | Planted::AnyReadAnswerCounts
         | Planted::FollowerReadsBehind
         | Planted::ReadsStranded
+        | Planted::ForgetLease
         | Planted::SnapshotKeepsConflict
         | Planted::OldSnapshotInstalled
         | Planted::SnapshotTermUnchecked => None,

@@ -245,6 +245,10 @@ fn check_raft(loaded: &Loaded) -> Result<(), ConfigError> {
     }
     not_zero(loaded, "raft.max_batch", raft.max_batch)?;
     not_zero(loaded, "raft.max_inflight", raft.max_inflight.into())?;
+    not_zero(loaded, "raft.max_inflight_bytes", raft.max_inflight_bytes)?;
+    rule(loaded, raft.clock_drift_percent <= 50, &["raft.clock_drift_percent"], || {
+        format!("{} percent leave no lease; use at most 50", raft.clock_drift_percent)
+    })?;
     let value = loaded.config.limits.value;
     let keys = ["raft.max_uncommitted", "limits.value"];
     rule(loaded, raft.max_uncommitted >= value + ENTRY_ROOM, &keys, || {

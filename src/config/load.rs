@@ -267,6 +267,8 @@ impl Layers {
                 )));
             }
             (Value::Integer(_), Ok(number)) => Value::Integer(number),
+            (Value::Boolean(_), _) if text == "true" => Value::Boolean(true),
+            (Value::Boolean(_), _) if text == "false" => Value::Boolean(false),
             _ => Value::String(text.to_owned()),
         };
         let example = default.to_string();

@@ -152,6 +152,13 @@ pub struct Raft {
     pub max_uncommitted: u64,
     /// Messages with entries under way to one follower.
     pub max_inflight: u32,
+    /// Bytes of entries under way to one follower.
+    #[serde(with = "units::size")]
+    pub max_inflight_bytes: u64,
+    /// May the leader answer reads that ask for it without a round trip?
+    pub lease: bool,
+    /// By how many percent the clocks of two nodes may run apart.
+    pub clock_drift_percent: u32,
 }
 
 impl Raft {
@@ -165,6 +172,16 @@ impl Raft {
     #[must_use]
     pub fn election_ticks(&self) -> u32 {
         ticks(self.election_timeout, self.tick)
+    }
+
+    /// How long a lease is; `None`: there are none. Two ticks less than what voters promise:
+    /// they count one that came just before the heartbeat and one just after it. And their
+    /// clocks may run faster than the leader's.
+    #[must_use]
+    pub fn lease_span(&self) -> Option<Duration> {
+        let promised = self.election_timeout.saturating_sub(2 * self.tick);
+        let share = 100 - self.clock_drift_percent.min(100);
+        self.lease.then(|| promised * share / 100)
     }
 }
 
@@ -322,6 +339,9 @@ impl Default for Raft {
             max_batch: 1 << 20,
             max_uncommitted: 64 << 20,
             max_inflight: 64,
+            max_inflight_bytes: 16 << 20,
+            lease: false,
+            clock_drift_percent: 5,
         }
     }
 }

@@ -239,3 +239,14 @@ fn the_readme_names_every_key() {
         }
     }
 }
+
+#[test]
+fn a_lease_is_off_and_shorter_than_the_promise() {
+    assert_eq!(load(&Sources::default()).unwrap().config.raft.lease_span(), None);
+    let on = from_env(&[("MMAPD_RAFT__LEASE", "true")]).unwrap().config.raft;
+    assert_eq!(on.lease_span(), Some(Duration::from_micros(427_500)), "95 % of 18 ticks");
+    let drift = [("MMAPD_RAFT__LEASE", "true"), ("MMAPD_RAFT__CLOCK_DRIFT_PERCENT", "51")];
+    let refused = from_env(&drift).unwrap_err().to_string();
+    assert!(refused.contains("at most 50"), "{refused}");
+    assert!(from_env(&[("MMAPD_RAFT__LEASE", "maybe")]).is_err());
+}

@@ -112,9 +112,9 @@ pub(super) struct Member {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"id": 1, "url": "http://127.0.0.1:3001", "term": 2}))]
 pub(super) struct LeaderBody {
-    id: u64,
-    url: String,
-    term: u64,
+    pub(super) id: u64,
+    pub(super) url: String,
+    pub(super) term: u64,
 }
 
 /// Status of this node

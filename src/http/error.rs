@@ -56,6 +56,8 @@ pub(super) enum ApiError {
     Overloaded,
     /// Nobody leads.
     NoLeader(&'static str),
+    /// Leadership did not move in time.
+    NotTransferred(String),
     /// This node is shutting down, or not ready.
     Draining(String),
     /// A write was proposed and not confirmed.
@@ -150,6 +152,9 @@ impl ApiError {
             }
             Self::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "overloaded", "Overloaded"),
             Self::NoLeader(_) => (StatusCode::SERVICE_UNAVAILABLE, "no-leader", "No leader"),
+            Self::NotTransferred(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "not-transferred", "Leadership did not move")
+            }
             Self::Draining(_) => (StatusCode::SERVICE_UNAVAILABLE, "draining", "Not available"),
             Self::OutcomeUnknown(_) => {
                 (StatusCode::GATEWAY_TIMEOUT, "outcome-unknown", "Outcome unknown")
@@ -170,6 +175,7 @@ impl ApiError {
             | Self::NotFound(detail)
             | Self::Misdirected(detail)
             | Self::Unprocessable(detail)
+            | Self::NotTransferred(detail)
             | Self::Draining(detail)
             | Self::Conflict(detail)
             | Self::Damaged(detail) => detail.clone(),
@@ -212,6 +218,7 @@ impl ApiError {
             | Self::Unprocessable(_)
             | Self::Overloaded
             | Self::NoLeader(_)
+            | Self::NotTransferred(_)
             | Self::Draining(_)
             | Self::OutcomeUnknown(_)
             | Self::NoSpace(_)
@@ -227,7 +234,11 @@ impl IntoResponse for ApiError {
         let (status, code, title) = self.parts();
         let (limit, actual) = self.numbers();
         let retryable = match &self {
-            Self::Overloaded | Self::NoLeader(_) | Self::Draining(_) | Self::Rebuilding => true,
+            Self::Overloaded
+            | Self::NoLeader(_)
+            | Self::NotTransferred(_)
+            | Self::Draining(_)
+            | Self::Rebuilding => true,
             Self::BadRequest(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed

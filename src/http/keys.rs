@@ -448,6 +448,7 @@ impl Edge {
         let consistency = match query.text("consistency")? {
             None | Some("linearizable") => Consistency::Linearizable,
             Some("stale") => Consistency::Stale,
+            Some("lease") if self.config.raft.lease => Consistency::Lease,
             Some("lease") => {
                 return Err(ApiError::Unprocessable(
                     "lease reads are not enabled; use linearizable or stale".into(),

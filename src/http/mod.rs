@@ -11,6 +11,7 @@ mod admin;
 mod cluster;
 mod error;
 mod extract;
+mod handover;
 mod keys;
 mod legacy;
 mod list;
@@ -70,11 +71,11 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
     ),
     paths(
         keys::put, keys::get, keys::head, keys::delete, list::list,
-        cluster::status, cluster::cluster, cluster::leader,
+        cluster::status, cluster::cluster, cluster::leader, handover::hand_over,
         members::add, members::replace, members::set, members::remove, admin::compact, admin::scrub,
         ops::livez, ops::readyz, ops::scrape, ops::description,
         legacy::set, legacy::get, legacy::status,
-        raft::append, raft::vote, raft::snapshot, raft::propose,
+        raft::append, raft::vote, raft::snapshot, raft::propose, raft::handover,
     ),
     components(schemas(keys::Envelope, keys::RawValue, Problem)),
 )]
@@ -164,7 +165,10 @@ fn router(edge: Edge) -> Router {
     let rest = Router::new()
         .route("/v1/status", measured("/v1/status", get(cluster::status)))
         .route("/v1/cluster", measured("/v1/cluster", get(cluster::cluster)))
-        .route("/v1/cluster/leader", measured("/v1/cluster/leader", get(cluster::leader)))
+        .route(
+            "/v1/cluster/leader",
+            measured("/v1/cluster/leader", get(cluster::leader).post(handover::hand_over)),
+        )
         .route(
             "/v1/cluster/members",
             measured("/v1/cluster/members", post(members::add).put(members::replace)),
@@ -177,6 +181,7 @@ fn router(edge: Edge) -> Router {
         .route("/v1/raft/vote", measured("/v1/raft/vote", post(raft::vote)))
         .route("/v1/raft/snapshot", measured("/v1/raft/snapshot", post(raft::snapshot)))
         .route("/v1/raft/propose", measured("/v1/raft/propose", post(raft::propose)))
+        .route("/v1/raft/handover", measured("/v1/raft/handover", post(raft::handover)))
         .route("/v1/admin/scrub", measured("/v1/admin/scrub", post(admin::scrub)))
         .route("/v1/admin/compact", measured("/v1/admin/compact", post(admin::compact)))
         .route("/openapi.json", measured("/openapi.json", get(ops::description)))

@@ -56,6 +56,28 @@ pub(super) async fn vote(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// A wish to move leadership, forwarded by a follower
+#[utoipa::path(
+    post, path = "/v1/raft/handover", operation_id = "raftHandover", tag = "raft (internal)",
+    request_body(content = RawValue, content_type = "application/octet-stream"),
+    responses(
+        (status = 200, body = RawValue, content_type = "application/octet-stream", description = "to whom, or why to nobody"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
+        (status = 408, body = Problem, content_type = "application/problem+json", description = "`request-timeout`"),
+        (status = 413, body = Problem, content_type = "application/problem+json", description = "`too-large`"),
+        (status = 421, body = Problem, content_type = "application/problem+json", description = "`misdirected`"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`"),
+    ),
+)]
+pub(super) async fn handover(
+    State(edge): State<Edge>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (head, body) = request.into_parts();
+    let body = extract::body(&head.headers, body, VOTE_MAX, &edge.config.http).await?;
+    Ok(edge.handle.peer_handover(body).await?.into_response())
+}
+
 /// A snapshot from the leader
 #[utoipa::path(
     post, path = "/v1/raft/snapshot", operation_id = "raftSnapshot", tag = "raft (internal)",

@@ -1,20 +1,30 @@
 //! The only clock: the shell reads it once a turn, everything below is told.
 
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use super::core::Now;
 
 /// Wall and monotonic time since the node started.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
-    start: Instant,
+    start_us: u64,
+}
+
+/// Unlike `Instant`, this goes on while the machine is suspended: other machines are not, and
+/// a lease ends for them.
+fn boot_us() -> u64 {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Boottime);
+    let (secs, nanos) = (u64::try_from(tv_sec), u64::try_from(tv_nsec));
+    secs.unwrap_or(0).saturating_mul(1_000_000).saturating_add(nanos.unwrap_or(0) / 1000)
 }
 
 impl Clock {
     /// Starts now.
     #[must_use]
     pub(super) fn new() -> Self {
-        Self { start: Instant::now() }
+        Self { start_us: boot_us() }
     }
 
     /// Both clocks.
@@ -24,7 +34,7 @@ impl Clock {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Now {
             wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
-            mono_us: u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX),
+            mono_us: boot_us().saturating_sub(self.start_us),
         }
     }
 }

@@ -23,6 +23,9 @@ pub enum Consistency {
     /// Sees every write that was acknowledged anywhere before it began (thesis 6.4).
     #[default]
     Linearizable,
+    /// The same without a round trip while the leader's lease holds, which trusts clocks
+    /// (thesis 6.4.1).
+    Lease,
     /// This replica as it is.
     Stale,
 }
@@ -178,6 +181,8 @@ pub(super) enum Mail {
     Propose(Waiter, Bytes),
     /// A client's linearizable read.
     Read(Waiter),
+    /// A client's read that a lease may answer.
+    LeaseRead(Waiter),
     /// Anything else.
     Event(Event<Waiter>),
     /// Finish what is running and end.
@@ -254,7 +259,8 @@ impl Handle {
                 | Answer::NotReadable(_)
                 | Answer::Installed(_)
                 | Answer::Changed(_)
-                | Answer::Compacted(_) => {
+                | Answer::Compacted(_)
+                | Answer::HandingOver(_) => {
                     return Err(WriteError::Unknown("leadership changed while it was replicated"));
                 }
             };
@@ -321,7 +327,12 @@ impl Handle {
         loop {
             status.mark_unchanged();
             let (waiter, answer) = oneshot::channel();
-            self.shared.inbox.try_send(Mail::Read(waiter)).map_err(|error| match error {
+            let mail = if consistency == Consistency::Lease {
+                Mail::LeaseRead(waiter)
+            } else {
+                Mail::Read(waiter)
+            };
+            self.shared.inbox.try_send(mail).map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => ReadError::Overloaded,
                 mpsc::error::TrySendError::Closed(_) => ReadError::Draining,
             })?;
@@ -506,7 +517,8 @@ impl Handle {
                 | Answer::NotReadable(_)
                 | Answer::Installed(_)
                 | Answer::Changed(_)
-                | Answer::Compacted(_),
+                | Answer::Compacted(_)
+                | Answer::HandingOver(_),
             )
             | Err(WriteError::Unknown(_)) => Reply::Unknown,
         };

@@ -8,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_core::Stream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::departed::Watched;
 use super::handle::{Handle, Mail, PeerError};
 use super::work::{Answer, Arrived, Event};
 use crate::peers::{Incoming, IncomingError};
@@ -35,6 +36,7 @@ impl Handle {
     pub async fn peer_stream(&self, mut body: BodyDataStream) -> Result<(), PeerError> {
         let mut stopping = self.shared.stopping.subscribe();
         let mut buffer = BytesMut::new();
+        let mut watched = Watched::new(self.clone());
         loop {
             let chunk = tokio::select! {
                 chunk = next(&mut body) => chunk,
@@ -49,6 +51,7 @@ impl Handle {
             };
             buffer.extend_from_slice(&chunk);
             while let Some(packet) = wire::decode(self.shared.us, &mut buffer)? {
+                watched.from = Some(packet.from);
                 self.deliver(Event::Packet(packet)).await?;
             }
         }
@@ -141,7 +144,8 @@ impl Handle {
             | Answer::Readable
             | Answer::NotReadable(_)
             | Answer::Changed(_)
-            | Answer::Compacted(_) => {
+            | Answer::Compacted(_)
+            | Answer::HandingOver(_) => {
                 Err(PeerError::Unavailable("the snapshot is older than what this node has".into()))
             }
         }

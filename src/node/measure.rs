@@ -175,6 +175,10 @@ impl Measure {
                 tracing::error!(?why, "the database was not compacted; its file is as it was");
             }
             Answer::Changed(Ok(index)) => tracing::info!(%index, "the membership was changed"),
+            Answer::HandingOver(outcome) => match outcome {
+                Ok(to) => tracing::info!(%to, "leadership is handed over on demand"),
+                Err(why) => tracing::info!(?why, "leadership is not handed over"),
+            },
             Answer::Changed(Err(_))
             | Answer::Readable
             | Answer::NotReadable(_)

@@ -6,7 +6,9 @@
 
 mod clock;
 mod core;
+mod departed;
 mod handle;
+mod handover;
 pub mod import;
 mod inbound;
 pub mod join;
@@ -22,6 +24,7 @@ mod work;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -30,6 +33,7 @@ pub use handle::{
     CompactError, Consistency, FORWARDED_MAX, Handle, MemberStatus, PeerError, ReadError, RoleName,
     Status, WriteError,
 };
+pub use handover::HandoverError;
 pub use members::{MemberChange, NotChanged, RelayError};
 pub use open::{OpenOptions, Parts, node_ids, open};
 pub use run::Fatal;
@@ -40,6 +44,7 @@ pub use work::{
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+pub use crate::peers::NotHandedOver;
 use crate::peers::Peers;
 pub use crate::peers::{RELAYED, Relayed};
 use crate::raft;
@@ -64,7 +69,7 @@ const DIGEST_ENTRIES: u64 = 4096;
 /// The database file grows by this much at a time.
 const DB_GROW: u64 = 16 << 20;
 /// How often the kernel is asked how much of the maps is in memory.
-const RESIDENT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+const RESIDENT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A running node.
 #[derive(Debug)]
@@ -198,11 +203,7 @@ fn lock(disk: &dyn Disk, config: &Config) -> Result<Locks, StoreError> {
     Ok(Locks(locks))
 }
 
-fn spawn_ticker(
-    runtime: &tokio::runtime::Handle,
-    inbox: mpsc::Sender<Mail>,
-    tick: std::time::Duration,
-) {
+fn spawn_ticker(runtime: &tokio::runtime::Handle, inbox: mpsc::Sender<Mail>, tick: Duration) {
     runtime.spawn(async move {
         let mut ticks = tokio::time::interval(tick);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -278,6 +279,8 @@ fn open_options(config: &Config) -> Result<OpenOptions, StoreError> {
     raft.heartbeat_ticks = config.raft.heartbeat_ticks();
     raft.max_inflight = usize::try_from(config.raft.max_inflight).unwrap_or(usize::MAX);
     raft.max_uncommitted_bytes = config.raft.max_uncommitted;
+    let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    raft.lease = config.raft.lease_span().map(micros);
     let fresh = match &joined {
         Some(joined) => Identity { cluster: joined.cluster, node, incarnation: joined.incarnation },
         None => Identity {
@@ -312,6 +315,7 @@ fn core_options(config: &Config) -> CoreOptions {
     let interval = config.storage.checkpoint_interval.as_millis() / tick;
     CoreOptions {
         batch_bytes: usize::try_from(config.raft.max_batch).unwrap_or(usize::MAX),
+        inflight_bytes: usize::try_from(config.raft.max_inflight_bytes).unwrap_or(usize::MAX),
         checkpoint_log_bytes: config.storage.checkpoint_log,
         checkpoint_dirty_bytes: DIRTY_MAX,
         checkpoint_ticks: u64::try_from(interval).unwrap_or(u64::MAX),

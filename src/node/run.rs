@@ -225,12 +225,13 @@ impl Turns {
         work: &mut Work<Waiter>,
     ) -> Result<(bool, bool), StoreError> {
         let (mut ticked, mut stop) = (false, false);
-        let (mut proposals, mut reads) = (Vec::new(), Vec::new());
+        let (mut proposals, mut reads, mut lease_reads) = (Vec::new(), Vec::new(), Vec::new());
         for item in mail.drain(..) {
             match item {
                 Mail::Tick => ticked = true,
                 Mail::Propose(waiter, payload) => proposals.push((waiter, payload)),
                 Mail::Read(waiter) => reads.push(waiter),
+                Mail::LeaseRead(waiter) => lease_reads.push(waiter),
                 Mail::Event(event) => self.core.handle(event, work)?,
                 Mail::Stop => stop = true,
             }
@@ -243,6 +244,9 @@ impl Turns {
         }
         if !reads.is_empty() {
             self.core.handle(Event::Read(reads), work)?;
+        }
+        if !lease_reads.is_empty() {
+            self.core.handle(Event::LeaseRead(lease_reads), work)?;
         }
         Ok((ticked, stop))
     }

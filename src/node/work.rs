@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::core::{CompactionDone, CompactionJob};
 use super::members::{MemberChange, NotChanged};
 use crate::machine::Applied;
-use crate::peers::Way;
+use crate::peers::{NotHandedOver, Way};
 use crate::raft::message::SnapshotMeta;
 use crate::raft::types::{Index, LogId, NodeId, Term};
 use crate::store::{
@@ -31,6 +31,8 @@ pub enum Event<W> {
     ChangeMembers(W, MemberChange),
     /// Clients want linearizable reads.
     Read(Vec<W>),
+    /// Clients want reads that a lease may answer.
+    LeaseRead(Vec<W>),
     /// A [`SyncJob`] is done.
     Synced(Synced),
     /// A [`CheckpointJob`] is done.
@@ -45,6 +47,8 @@ pub enum Event<W> {
     Compacted(CompactionDone),
     /// The transport lost messages to this peer.
     Unreachable(NodeId),
+    /// Nobody listens at the address of this peer, which led, any more.
+    LeaderGone(NodeId),
     /// A verified snapshot lies in a file beside the database.
     SnapshotArrived(Arrived<W>),
     /// Sending a snapshot ended; with the last entry it held if it was installed.
@@ -60,6 +64,8 @@ pub enum Event<W> {
         /// It saw everything, and nothing was damaged.
         clean: bool,
     },
+    /// Somebody wants leadership to move to this voter, or to the most caught-up one.
+    HandOver(Option<NodeId>, W),
     /// Hand leadership to the most caught-up voter.
     StepDown,
 }
@@ -102,6 +108,8 @@ pub enum Answer {
     Changed(Result<Index, NotChanged>),
     /// The database was written anew, or why not.
     Compacted(Result<Compacted, NotCompacted>),
+    /// To whom leadership is being handed over, or why to nobody.
+    HandingOver(Result<NodeId, NotHandedOver>),
 }
 
 /// What a compaction did.

@@ -48,12 +48,25 @@ pub(super) async fn forward(
     command: Bytes,
     timeout: Duration,
 ) -> Result<Reply, ForwardError> {
-    let mut body = BytesMut::with_capacity(HEADER + command.len());
+    let url = format!("{url}/v1/raft/propose");
+    let answer = carry(client, us, leader, url, command, timeout).await?;
+    decode_reply(answer).ok_or(ForwardError::Lost)
+}
+
+/// Carries `content` to a route of the leader that expects it behind the header.
+pub(super) async fn carry(
+    client: &reqwest::Client,
+    us: Address,
+    leader: NodeId,
+    url: String,
+    content: Bytes,
+    timeout: Duration,
+) -> Result<Bytes, ForwardError> {
+    let mut body = BytesMut::with_capacity(HEADER + content.len());
     body.put_u128_le(us.cluster);
     body.put_u64_le(leader.0);
     body.put_u64_le(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-    body.extend_from_slice(&command);
-    let url = format!("{url}/v1/raft/propose");
+    body.extend_from_slice(&content);
     let response = client.post(url).timeout(timeout).body(body.freeze()).send().await;
     let response = response.map_err(|error| {
         if error.is_connect() { ForwardError::Unreachable } else { ForwardError::Lost }
@@ -62,8 +75,7 @@ pub(super) async fn forward(
     if !response.status().is_success() {
         return Err(ForwardError::Unreachable);
     }
-    let answer = response.bytes().await.map_err(|_| ForwardError::Lost)?;
-    decode_reply(answer).ok_or(ForwardError::Lost)
+    response.bytes().await.map_err(|_| ForwardError::Lost)
 }
 
 /// Takes a forwarded command apart; `None`: it is none, or not for us.

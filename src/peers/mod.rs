@@ -14,8 +14,10 @@
 //! it; the protocol sends again what is still true.
 
 mod forward;
+mod handover;
 mod join;
 mod lane;
+mod probe;
 mod ship;
 
 use std::collections::BTreeMap;
@@ -26,6 +28,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub use forward::{ForwardError, Reply, decode_forwarded, encode_reply};
+pub use handover::{NotHandedOver, decode_wish, encode_handover, encode_wish};
 pub use join::{JoinError, JoinRequest, join};
 pub use ship::{Incoming, IncomingError};
 
@@ -194,6 +197,14 @@ impl Peers {
         self.peer(id).map(|peer| peer.url)
     }
 
+    /// Does the machine of `id` say that nobody listens at its address?
+    pub async fn is_refused(&self, id: NodeId) -> bool {
+        match self.url(id) {
+            Some(url) => probe::is_refused(&url).await,
+            None => false,
+        }
+    }
+
     /// Carries a command to the leader and brings its answer.
     ///
     /// # Errors
@@ -234,6 +245,20 @@ impl Peers {
             content_type.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let body = response.bytes().await.map_err(|_| ForwardError::Lost)?;
         Ok(Relayed { status, content_type, body })
+    }
+
+    /// Carries the wish to move leadership to the leader and brings its answer; `None`: none
+    /// came.
+    pub async fn forward_handover(
+        &self,
+        leader: NodeId,
+        wish: Bytes,
+        timeout: Duration,
+    ) -> Option<Result<NodeId, NotHandedOver>> {
+        let url = format!("{}/v1/raft/handover", self.url(leader)?);
+        let (client, us) = (&self.inner.client, self.inner.us);
+        let answer = forward::carry(client, us, leader, url, wish, timeout).await.ok()?;
+        handover::decode_handover(answer)
     }
 
     /// Sends a snapshot; the last entry it holds when the peer has installed it.

@@ -19,6 +19,9 @@ pub struct Config {
     pub max_batch_entries: u64,
     /// Payload bytes proposed here and not committed; more are refused.
     pub max_uncommitted_bytes: u64,
+    /// How long a lease is, on the clock of [`super::message::Input::Clock`]; `None`: there are
+    /// none. Less than the shortest election time-out, see [`super::Raft::holds_lease`].
+    pub lease: Option<u64>,
     /// Seeds the time-outs and the ids of read requests. It must differ between
     /// two lives of one node: a late answer to an earlier life must not fit.
     pub seed: u64,
@@ -40,6 +43,7 @@ impl Config {
             max_inflight: 256,
             max_batch_entries: 1024,
             max_uncommitted_bytes: 64 << 20,
+            lease: None,
             seed,
             incarnation: None,
             planted: Flaw::default(),

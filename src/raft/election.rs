@@ -30,7 +30,9 @@ impl Raft {
 
     /// The election time-out passed.
     pub(super) fn campaign(&mut self, out: &mut Effects) {
-        if self.is_leader() {
+        let (config, own) = (self.members.current(), self.config.id);
+        let is_alone = config.voters == [own] && config.outgoing.is_empty();
+        if self.is_leader() || (self.is_promised() && !is_alone) {
             return;
         }
         if self.is_promotable() {
@@ -41,12 +43,14 @@ impl Raft {
     }
 
     /// May it lead? Not while it does not vote, not while the log is about to be
-    /// replaced by a snapshot, and not while something is damaged.
+    /// replaced by a snapshot, and not while its disk is stalled or something on it
+    /// damaged.
     fn is_promotable(&self) -> bool {
         let current = self.members.current();
         (current.is_voter(self.config.id) || self.planted(Planted::AnyoneCampaigns))
             && self.config.incarnation.is_none_or(|own| current.knows(self.config.id, own))
             && (self.installing.is_none() || self.planted(Planted::CampaignWhileInstalling))
+            && !self.is_disk_stalled()
             && self.is_fit_to_lead()
     }
 
@@ -82,6 +86,7 @@ impl Raft {
         self.refuse_asking(None, out);
         self.role = Role::PreCandidate { ballots: Ballots::from([(self.config.id, true)]) };
         self.restart_timer();
+        self.rounds = self.rounds.saturating_add(1);
         let message = Message::PreVote { last: self.last() };
         self.ask_voters(self.hard.term.next(), &message);
         self.tally_pre_votes(out);
@@ -95,6 +100,7 @@ impl Raft {
         self.hard = HardState { term: self.hard.term.next(), vote: Some(self.config.id) };
         self.seen_seq = 0;
         self.role = Role::Candidate { ballots: Ballots::new() };
+        self.rounds = 0;
         self.restart_timer();
         let message = Message::Vote { last: self.last(), transfer };
         self.ask_voters(self.hard.term, &message);
@@ -144,7 +150,14 @@ impl Raft {
             }
             Role::Leader(_) => panic!("I1: {from} leads in our term {}", self.hard.term),
         }
-        self.elapsed = 0;
+        self.promised_ticks = 0;
+        // Believed to be gone: the time-out was cut short, or drawn out by lost rounds.
+        if self.elapsed >= self.config.election_ticks || self.rounds > 0 {
+            self.rounds = 0;
+            self.restart_timer();
+        } else {
+            self.elapsed = 0;
+        }
     }
 
     fn ask_voters(&mut self, term: Term, message: &Message) {
@@ -159,7 +172,8 @@ impl Raft {
     /// a candidate that is behind learns it and follows.
     pub(super) fn pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
         let is_fit = self.is_up_to_date(last) || self.planted(Planted::PreVoteIgnoresLog);
-        let granted = term > self.hard.term && !self.hears_leader() && is_fit;
+        let is_held = self.hears_leader() || self.is_promised();
+        let granted = term > self.hard.term && !is_held && is_fit;
         let term = if granted { term } else { self.hard.term };
         self.send_in(from, term, Message::PreVoteReply { granted });
     }
@@ -195,13 +209,14 @@ impl Raft {
     /// RequestVote (Raft 5.2): one vote per term, first come first served, and
     /// only to a log that is at least as up to date as ours. Whether we take the
     /// asker for a voter does not matter: its configuration may be the newer one.
-    pub(super) fn vote(&mut self, from: NodeId, last: LogId) {
+    pub(super) fn vote(&mut self, from: NodeId, last: LogId, transfer: bool) {
         let is_free = match self.hard.vote {
             Some(vote) => vote == from || self.planted(Planted::VoteForEveryone),
             None => self.leader().is_none(),
         };
+        let is_held = self.is_promised() && !transfer;
         let rests = self.installing.is_some() && !self.planted(Planted::VoteWhileInstalling);
-        let granted = is_free && !rests && self.is_up_to_date(last);
+        let granted = is_free && !is_held && !rests && self.is_up_to_date(last);
         if granted {
             self.hard.vote = Some(from);
             self.elapsed = 0;

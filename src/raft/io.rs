@@ -22,6 +22,8 @@ struct Write {
     first: Option<Index>,
     /// Last index of the log with this write.
     last: Index,
+    /// When it was given out, in ticks of [`Ledger::tick`].
+    since: u64,
 }
 
 /// The writes under way and the messages that wait for them.
@@ -35,6 +37,7 @@ pub(super) struct Ledger {
     durable: Index,
     /// The first entry that is held by name only.
     damaged: Option<Index>,
+    ticks: u64,
     waiting: Vec<(IoToken, Envelope)>,
     flaw: Flaw,
 }
@@ -49,6 +52,7 @@ impl Ledger {
             pending: Vec::new(),
             durable,
             damaged: None,
+            ticks: 0,
             waiting: Vec::new(),
             flaw,
         }
@@ -62,6 +66,22 @@ impl Ledger {
     /// From this entry on the log is not whole; `None`: it is.
     pub(super) fn set_damaged(&mut self, first: Option<Index>) {
         self.damaged = first;
+    }
+
+    /// One unit of time went by.
+    pub(super) fn tick(&mut self) {
+        self.ticks += 1;
+    }
+
+    /// For how many ticks has the oldest write waited for the disk? 0 when none waits.
+    pub(super) fn oldest_age(&self) -> u32 {
+        let age = self.pending.first().map_or(0, |oldest| self.ticks - oldest.since);
+        u32::try_from(age).unwrap_or(u32::MAX)
+    }
+
+    /// The last entry that the log had with the oldest write; `None`: none waits.
+    pub(super) fn oldest_last(&self) -> Option<Index> {
+        self.pending.first().map(|oldest| oldest.last)
     }
 
     /// Is the newest term, with the vote in it, on disk?
@@ -83,7 +103,7 @@ impl Ledger {
         if let Some(first) = first {
             self.durable = self.durable.min(first.prev());
         }
-        self.pending.push(Write { token: self.issued, first, last });
+        self.pending.push(Write { token: self.issued, first, last, since: self.ticks });
         self.issued
     }
 

@@ -153,6 +153,17 @@ pub enum Input {
         /// Chosen by the driver, unique in this process life.
         token: u64,
     },
+    /// Like `Read`, and the leader may answer without a round while its lease holds.
+    LeaseRead {
+        /// Chosen by the driver, unique in this process life.
+        token: u64,
+    },
+    /// What time it is on a clock that never jumps back and goes on while the process or the
+    /// machine sleeps. Told before the inputs that came after; of use for leases only.
+    Clock {
+        /// In the unit of [`super::config::Config::lease`].
+        now: u64,
+    },
     /// Everything up to this token is on disk.
     Durable {
         /// As given out in [`Effects::io`].
@@ -199,6 +210,12 @@ pub enum Input {
     Transfer {
         /// The voter that shall lead.
         to: NodeId,
+    },
+    /// The connections from this peer ended and nobody listens at its address: its process
+    /// is gone. Says nothing about a peer that is merely silent.
+    LeaderGone {
+        /// The peer, leader or not.
+        peer: NodeId,
     },
     /// Campaign now, as if the election time-out had passed.
     Campaign,

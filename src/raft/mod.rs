@@ -37,10 +37,11 @@
 //! | [`terms`] | which term does each entry have? |
 //! | `io` | what is durable, and what may be said because of it? |
 //! | `election` | who leads? |
+//! | `health` | can this node, or its leader, still do its work? |
 //! | `replication`, [`progress`] | who has which entry, and what is committed? |
 //! | [`quorum`], `members` | who decides? |
 //! | `change` | how does it become somebody else? |
-//! | `reads` | may this read be answered? |
+//! | `reads`, `lease` | may this read be answered? |
 //! | `transfer`, `snapshot` | how does leadership, or a whole state, move? |
 //! | [`planted`] | would the tests notice if one of these rules were not kept? |
 //!
@@ -90,13 +91,14 @@
 //!
 //! # Left out
 //!
-//! Leader leases, witnesses, quiescence. A stalled disk is not noticed here: the leader
-//! goes on as long as a majority of other disks works.
+//! Witnesses, quiescence.
 
 mod change;
 pub mod config;
 mod election;
+mod health;
 mod io;
+mod lease;
 mod members;
 pub mod message;
 pub mod planted;
@@ -122,6 +124,9 @@ use reads::Asking;
 use replication::Leader;
 use terms::Terms;
 use types::{HardState, Index, LogId, Membership, NodeId, Term};
+
+/// Lost pre-votes after which the election time-out is twice as long; it grows evenly.
+const ROUNDS_MAX: u32 = 4;
 
 /// One node of the cluster. See the module for the protocol.
 ///
@@ -150,6 +155,12 @@ pub struct Raft {
     elapsed: u32,
     /// The drawn election time-out.
     timeout: u32,
+    /// Pre-votes in a row, the running one included, since a leader was heard.
+    rounds: u32,
+    /// Ticks since a leader was heard, or since the start.
+    promised_ticks: u32,
+    /// The last [`Input::Clock`].
+    clock: u64,
     rng: Rng,
     /// Largest read round seen from the leader of this term.
     seen_seq: u64,
@@ -208,6 +219,7 @@ impl Raft {
         let flaw = config.planted;
         let amnesia = if flaw.is(Planted::RestartForgetsAmnesia) { None } else { amnesia };
         let commit = if flaw.is(Planted::RestartCommitsAll) { last.index } else { applied };
+        let forgets = flaw.is(Planted::ForgetLease);
         let mut raft = Self {
             config,
             hard: hard_state,
@@ -221,6 +233,9 @@ impl Raft {
             applied,
             elapsed: 0,
             timeout: 0,
+            rounds: 0,
+            promised_ticks: if forgets { u32::MAX } else { 0 },
+            clock: 0,
             rng,
             seen_seq: 0,
             installing: None,
@@ -244,6 +259,8 @@ impl Raft {
             Input::Propose { sizes } => self.propose(&sizes, out),
             Input::Reconfigure { target } => self.reconfigure(&target, out),
             Input::Read { token } => self.read(token, out),
+            Input::LeaseRead { token } => self.lease_read(token, out),
+            Input::Clock { now } => self.clock = self.clock.max(now),
             Input::Durable { io } => {
                 self.ledger.confirm(io, &mut out.messages);
                 self.count_own_vote(out);
@@ -266,6 +283,7 @@ impl Raft {
             Input::SnapshotSent { to, installed } => self.snapshot_sent(to, installed, out),
             Input::Unreachable { peer } => self.unreachable(peer),
             Input::Transfer { to } => self.transfer(to, out),
+            Input::LeaderGone { peer } => self.leader_gone(peer),
             Input::Campaign => self.campaign(out),
             Input::Fitness(fitness) => self.set_fitness(fitness, out),
         }
@@ -276,6 +294,8 @@ impl Raft {
     }
 
     fn tick(&mut self, out: &mut Effects) {
+        self.ledger.tick();
+        self.promised_ticks = self.promised_ticks.saturating_add(1);
         if matches!(self.role, Role::Leader(_)) {
             self.tick_leader(out);
         } else {
@@ -303,7 +323,7 @@ impl Raft {
                 Message::PreVote { .. } | Message::PreVoteReply { granted: true } => {}
                 // Whoever hears its leader does not help to depose it (thesis 4.2.3).
                 Message::Vote { transfer, .. }
-                    if self.hears_leader()
+                    if (self.hears_leader() || self.is_promised())
                         && (!transfer || self.planted(Planted::TransferMeetsStickiness)) =>
                 {
                     return;
@@ -327,7 +347,7 @@ impl Raft {
         match message {
             Message::PreVote { last } => self.pre_vote(from, term, last),
             Message::PreVoteReply { granted } => self.pre_vote_reply(from, term, granted, out),
-            Message::Vote { last, .. } => self.vote(from, last),
+            Message::Vote { last, transfer } => self.vote(from, last, transfer),
             Message::VoteReply { granted } => self.vote_reply(from, granted, out),
             Message::Append { prev, entries, commit, read_seq } => {
                 self.follow(from, out);
@@ -482,12 +502,14 @@ impl Raft {
         self.config.planted.is(bug)
     }
 
-    /// A new role or leader: wait a new, random time (Raft 5.2).
+    /// A new role or leader: wait a new, random time (Raft 5.2). After pre-votes that led
+    /// nowhere it grows, to at most twice: who cannot win asks less often.
     fn restart_timer(&mut self) {
         self.elapsed = 0;
         let extra = self.rng.next() % u64::from(self.config.election_ticks);
         let extra = u32::try_from(extra).expect("less than a u32");
-        self.timeout = self.config.election_ticks + extra;
+        let drawn = self.config.election_ticks + extra;
+        self.timeout = drawn + drawn * self.rounds.min(ROUNDS_MAX) / ROUNDS_MAX;
     }
 }
 

@@ -145,6 +145,8 @@ bugs! {
     /// A follower answers reads at what it has applied, without waiting for what its leader
     /// said (redis-raft#30).
     FollowerReadsBehind,
+    /// A voter that restarts forgets that its leader counts on it for a lease.
+    ForgetLease,
     /// Reads that wait when a leader steps down are never answered (openraft#1761).
     ReadsStranded,
 

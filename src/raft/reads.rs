@@ -19,8 +19,7 @@
 //! the read itself. Ids begin at a random place, so that a late answer to an
 //! earlier life of this node means nothing.
 //!
-//! Left out: leader leases (thesis 6.4.1). They would save the round, at the
-//! price of trusting clocks.
+//! Leases save the round, at the price of trusting clocks: see [`super::lease`].
 
 use super::message::{Effects, Message, ReadOutcome};
 use super::planted::Planted;
@@ -38,8 +37,9 @@ enum Asker {
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
     seq: u64,
-    /// The index that round `seq` noted, until it is confirmed.
-    open: Option<Index>,
+    /// The round that reads wait for, and the index that it noted. There may be newer ones,
+    /// opened for the lease.
+    open: Option<(u64, Index)>,
     riding: Vec<Asker>,
     waiting: Vec<Asker>,
 }
@@ -119,7 +119,7 @@ impl Raft {
             return;
         }
         rounds.seq += 1;
-        rounds.open = Some(self.commit);
+        rounds.open = Some((rounds.seq, self.commit));
         rounds.riding = std::mem::take(&mut rounds.waiting);
         for to in self.others() {
             if self.members.current().is_voter(to) {
@@ -129,19 +129,32 @@ impl Raft {
         self.confirm_round(out);
     }
 
+    /// Opens a round that nobody waits for, so that the lease goes on.
+    pub(super) fn open_lease_round(&mut self) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        if self.config.lease.is_some() {
+            leader.rounds.seq += 1;
+            leader.lease.opened(leader.rounds.seq, self.clock);
+        }
+    }
+
     /// Answers the round if a majority has echoed it.
     pub(super) fn confirm_round(&mut self, out: &mut Effects) {
         let Role::Leader(leader) = &self.role else { return };
-        let Some(index) = leader.rounds.open else { return };
-        let (own, mut seq) = (self.config.id, leader.rounds.seq);
-        if self.planted(Planted::OldEchoConfirmsRead) {
-            seq -= 1;
-        }
-        let echoed = |id| leader.progress.get(&id).map_or(0, |pr| pr.read_seq);
-        if self.quorum().reached(|id| if id == own { seq } else { echoed(id) }) < seq {
+        let (own, newest) = (self.config.id, leader.rounds.seq);
+        let flaw = self.config.planted;
+        if leader.rounds.open.is_none() && self.config.lease.is_none() {
             return;
         }
+        let echoed = |id| leader.progress.get(&id).map_or(0, |pr| pr.read_seq);
+        let reached = self.quorum().reached(|id| if id == own { newest } else { echoed(id) });
         let Role::Leader(leader) = &mut self.role else { return };
+        leader.lease.echoed(reached);
+        let Some((seq, index)) = leader.rounds.open else { return };
+        let enough = if flaw.is(Planted::OldEchoConfirmsRead) { seq - 1 } else { seq };
+        if reached < enough {
+            return;
+        }
         leader.rounds.open = None;
         for asker in std::mem::take(&mut leader.rounds.riding) {
             self.answer(asker, index, out);

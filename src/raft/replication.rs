@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::change::Leaving;
+use super::lease::Lease;
 use super::message::{Append, AppendSource, Effects, EntryRun, Message, Refusal, Replicate};
 use super::planted::Planted;
 use super::progress::{Flow, Progress};
@@ -28,6 +29,7 @@ pub(super) struct Leader {
     /// Its first entry; once that is committed, so is everything before it.
     pub(super) first: Index,
     pub(super) rounds: Rounds,
+    pub(super) lease: Lease,
     pub(super) transfer: Option<Transfer>,
     /// Removed nodes that are told so; they are still in `progress`.
     pub(super) leaving: BTreeMap<NodeId, Leaving>,
@@ -73,6 +75,7 @@ impl Raft {
             progress: others.map(|id| (id, Progress::new(first))).collect(),
             first,
             rounds: Rounds::default(),
+            lease: Lease::default(),
             transfer: None,
             leaving: BTreeMap::new(),
             heartbeat_elapsed: 0,
@@ -202,15 +205,21 @@ impl Raft {
             self.become_follower(self.hard.term, None, out);
             return;
         }
+        if is_due {
+            self.open_lease_round();
+            self.confirm_round(out); // alone, nobody's echo will
+        }
         for to in targets {
             self.send_heartbeat(to);
         }
         self.tick_transfer();
         self.tick_members(out);
+        self.tick_stall(out);
     }
 
     /// Was this node heard within the last election time-out?
-    fn is_heard(&self, id: NodeId) -> bool {
+    #[must_use]
+    pub fn is_heard(&self, id: NodeId) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let is_recent = |pr: &Progress| pr.silent_ticks < self.config.election_ticks;
         id == self.config.id || leader.progress.get(&id).is_some_and(is_recent)

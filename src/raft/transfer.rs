@@ -41,6 +41,7 @@ impl Raft {
         let is_ready = matched == Some(last) || is_early;
         if transfer.to == heard && !transfer.told && is_ready {
             transfer.told = true;
+            leader.lease.give_away();
             self.send(heard, Message::TimeoutNow);
         }
     }

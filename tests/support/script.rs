@@ -10,6 +10,9 @@
 //! | `wait N` | N times: everyone ticks, everything is delivered; only changes are shown |
 //! | `elect nI` | campaigns, everything is delivered, ticks once; only changes are shown |
 //! | `campaign nI`, `transfer nI nJ`, `unreachable nI nJ`, `read nI`, `propose nI V..` | inputs |
+//! | `limit lease N` | leases of N, before `cluster`; `clock nI N` tells the time |
+//! | `lease nI` | a read that a lease may answer |
+//! | `gone nI nJ` | nI hears that the process of nJ ended |
 //! | `broken nI nJ` | nI hears that its snapshot to nJ did not arrive |
 //! | `deliver [nJ [nI]]` | all until quiet; what is on its way to nJ (from nI) |
 //! | `drop [nJ [nI]]`, `keep ..`, `replay`, `twice`, `reverse` | loses, withholds, repeats, reorders messages |
@@ -197,6 +200,12 @@ impl Cluster {
                 self.shown.remove(&id(words[0]));
             }
             "start" => self.start(id(words[0])),
+            "lease" => {
+                self.reads += 1;
+                self.step(id(words[0]), Input::LeaseRead { token: self.reads }, &[]);
+            }
+            "clock" => self.step(id(words[0]), Input::Clock { now: number(words[1]) }, &[]),
+            "gone" => self.step(id(words[0]), Input::LeaderGone { peer: id(words[1]) }, &[]),
             "compact" => {
                 let mut sent = Vec::new();
                 self.hosts.get_mut(&id(words[0])).unwrap().compact(&mut sent);
@@ -240,6 +249,7 @@ impl Cluster {
                 self.config.max_inflight = usize::try_from(number(n)).unwrap();
             }
             ("limit", ["batch", n]) => self.config.max_batch_entries = number(n),
+            ("limit", ["lease", n]) => self.config.lease = Some(number(n)),
             ("limit", ["bytes", n]) => self.config.max_uncommitted_bytes = number(n),
             ("cluster", [config]) if config.starts_with('=') => {
                 self.start_all(&membership(&config[1..]));

@@ -98,6 +98,8 @@ pub(crate) struct Plan {
     pub(crate) rot: bool,
     /// Half-way the state of one node is changed behind its back.
     pub(crate) diverge: bool,
+    /// Reads trust the lease of their leader, if they are asked of one.
+    pub(crate) lease: bool,
 }
 
 /// Which promise of a disk is empty.
@@ -137,6 +139,7 @@ impl Plan {
             long_downs: tiny,
             rot: rng.below(2) == 0,
             diverge: false,
+            lease: seed.is_multiple_of(3),
         }
     }
 }
@@ -225,6 +228,7 @@ enum Happening {
     Patience { client: usize, attempt: u64 },
     Restart { node: usize, life: u64 },
     Resume { node: usize },
+    Gone { node: usize, peer: NodeId },
     Fault,
     Diverge { node: usize },
     Crash { node: usize, life: u64 },
@@ -420,7 +424,8 @@ impl Sim {
             | Happening::Compaction { node, .. }
             | Happening::Spare { node, .. }
             | Happening::Snapshot { node, .. }
-            | Happening::SnapshotSent { node, .. } => Some(*node),
+            | Happening::SnapshotSent { node, .. }
+            | Happening::Gone { node, .. } => Some(*node),
             _ => None,
         };
         if let Some(node) = node
@@ -443,6 +448,7 @@ impl Sim {
                 Ok(())
             }
             Happening::Deliver { node, bytes } => self.deliver(node, &bytes),
+            Happening::Gone { node, peer } => self.event(node, Event::LeaderGone(peer)),
             Happening::Sync { node, life, job } => {
                 if !self.lives(node, life) {
                     return Ok(());

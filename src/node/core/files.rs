@@ -132,16 +132,6 @@ impl<W> Core<W> {
         }
     }
 
-    /// The voter that is best placed to lead when we stop.
-    pub(super) fn most_caught_up(&self) -> Option<NodeId> {
-        let membership = self.raft.membership();
-        self.raft
-            .progress()
-            .filter(|(id, progress)| membership.is_voter(*id) && self.is_active(progress))
-            .max_by_key(|(_, progress)| progress.matched)
-            .map(|(id, _)| id)
-    }
-
     /// How far the slowest follower is that still answers: entries after it will be asked
     /// for soon.
     fn slowest_active_match(&self) -> Option<Index> {

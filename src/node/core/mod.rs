@@ -22,9 +22,11 @@ mod apply;
 mod compact;
 mod files;
 mod found;
+mod handover;
 mod health;
 mod members;
 mod replicate;
+mod window;
 
 pub use compact::{CompactionDone, CompactionJob};
 
@@ -59,6 +61,8 @@ const APPLY_BATCH: u64 = 512;
 pub struct CoreOptions {
     /// Bytes of entries in one message.
     pub batch_bytes: usize,
+    /// Bytes of entries on their way to one follower.
+    pub inflight_bytes: usize,
     /// Log bytes after which a checkpoint is due.
     pub checkpoint_log_bytes: u64,
     /// Bytes of changed pages in memory after which a checkpoint is due.
@@ -81,7 +85,8 @@ pub struct CoreOptions {
 pub struct Now {
     /// Milliseconds since 1970; goes into entries.
     pub wall_ms: u64,
-    /// Microseconds of a clock that never jumps; for measuring only.
+    /// Microseconds of a clock that never jumps, and goes on while the machine sleeps: for
+    /// measuring, and for leases.
     pub mono_us: u64,
 }
 
@@ -118,8 +123,10 @@ pub struct Core<W> {
     /// Committed and durable here.
     commit: Index,
     applied: Index,
-    /// Replication orders for entries that are staged and not written yet.
+    /// Replication orders for entries that are not written yet, or for which the follower's
+    /// window has no room.
     orders: Vec<Replicate>,
+    windows: window::Windows,
     /// When the heartbeat that each peer has not answered yet was sent.
     heartbeats: BTreeMap<NodeId, u64>,
     /// Own proposals by index, ascending.
@@ -182,6 +189,7 @@ impl<W> Core<W> {
             commit: applied,
             applied,
             orders: Vec::new(),
+            windows: window::Windows::default(),
             heartbeats: BTreeMap::new(),
             waiting: VecDeque::new(),
             reads: BTreeMap::new(),
@@ -244,7 +252,12 @@ impl<W> Core<W> {
             Event::Packet(packet) => self.receive(packet, work),
             Event::ChangeMembers(waiter, change) => self.change_members(waiter, &change, work),
             Event::Propose(batch) => self.propose(batch, work),
-            Event::Read(waiters) => self.ask_to_read(waiters, work),
+            Event::Read(waiters) => self.ask_to_read(waiters, work, |token| Input::Read { token }),
+            Event::LeaseRead(waiters) => {
+                // Read after these waiters came, so a lease that holds now held for them.
+                self.step(Input::Clock { now: self.now.mono_us }, work)?;
+                self.ask_to_read(waiters, work, |token| Input::LeaseRead { token })
+            }
             Event::Synced(synced) => {
                 self.syncing = false;
                 let io = self.log.synced(synced);
@@ -273,6 +286,7 @@ impl<W> Core<W> {
             }
             Event::Compacted(done) => self.compacted(done, work),
             Event::Unreachable(peer) => self.step(Input::Unreachable { peer }, work),
+            Event::LeaderGone(peer) => self.step(Input::LeaderGone { peer }, work),
             Event::SnapshotArrived(arrived) => {
                 if let Some(older) = self.arrived.replace(arrived) {
                     work.answers.push((older.waiter, Answer::Installed(None)));
@@ -296,7 +310,8 @@ impl<W> Core<W> {
                 self.health.disk_damage = !clean;
                 Ok(())
             }
-            Event::StepDown => match self.most_caught_up() {
+            Event::HandOver(to, waiter) => self.hand_over(to, waiter, work),
+            Event::StepDown => match self.raft.most_caught_up() {
                 Some(to) => self.step(Input::Transfer { to }, work),
                 None => Ok(()),
             },
@@ -306,6 +321,8 @@ impl<W> Core<W> {
     fn tick(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
         self.ticks += 1;
         self.look_after(work)?;
+        // Heartbeats carry the rounds of a lease, which begin now.
+        self.step(Input::Clock { now: self.now.mono_us }, work)?;
         self.step(Input::Tick, work)?;
         self.record_lives(work)?;
         if !self.syncing && self.ticks - self.wrote_at_tick >= self.options.mark_ticks {
@@ -315,12 +332,16 @@ impl<W> Core<W> {
         Ok(())
     }
 
-    fn ask_to_read(&mut self, waiters: Vec<W>, work: &mut Work<W>) -> Result<(), StoreError> {
+    fn ask_to_read(
+        &mut self,
+        waiters: Vec<W>,
+        work: &mut Work<W>,
+        input: impl Fn(u64) -> Input,
+    ) -> Result<(), StoreError> {
         for waiter in waiters {
             self.next_read += 1;
             self.reads.insert(self.next_read, waiter);
-            let input = Input::Read { token: self.next_read };
-            self.step(input, work)?;
+            self.step(input(self.next_read), work)?;
         }
         Ok(())
     }
@@ -410,7 +431,7 @@ impl<W> Core<W> {
         if let Some(io) = effects.io.take() {
             self.io = io;
         }
-        self.orders.append(&mut effects.replicate);
+        self.take_orders(&mut effects);
         for envelope in effects.messages.drain(..) {
             if matches!(envelope.message, Message::Heartbeat { .. }) {
                 if !self.may_lead(envelope.to) {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use super::Core;
 use crate::node::work::{Outgoing, Work};
 use crate::peers::Way;
-use crate::raft::message::{Envelope, Message, Replicate};
+use crate::raft::message::{Effects, Envelope, Message, Replicate};
+use crate::raft::progress::Flow;
 use crate::raft::types::LogId;
 use crate::store::StoreError;
 use crate::wire;
@@ -34,41 +35,79 @@ impl<W> Core<W> {
         Ok(())
     }
 
-    /// Sends the entries that followers were promised and that are written by now.
+    /// Sends the entries that followers were promised, that are written by now and for which
+    /// their windows have room; the orders of one follower stay in order.
     pub(super) fn send_entries(&mut self, work: &mut Work<W>) {
         if self.orders.is_empty() {
             return;
         }
+        let orders = std::mem::take(&mut self.orders);
+        if !self.raft.is_leader() {
+            self.windows.clear();
+            return; // decided by a leader that we no longer are
+        }
+        for (to, progress) in self.raft.progress() {
+            self.windows.arrived(to, progress.matched);
+        }
         let written = self.log.written().index;
-        let leads = self.raft.is_leader();
-        let mut orders = std::mem::take(&mut self.orders);
-        orders.retain(|order| {
-            if !leads || order.term != self.raft.term() {
-                return false; // decided by a leader that we no longer are
+        let mut held: Vec<Replicate> = Vec::new();
+        for order in orders {
+            if order.term != self.raft.term() {
+                continue;
             }
-            if order.upto > written {
-                return true;
+            match held.iter().find(|earlier| earlier.to == order.to).copied() {
+                // "Is everything there?" must not wait, or a window full of lost messages
+                // would stay full. It asks for what was really sent.
+                Some(earlier) if order.upto == order.prev.index => {
+                    let upto = earlier.prev.index;
+                    self.send_range(Replicate { prev: earlier.prev, upto, ..order }, work);
+                }
+                Some(_) => held.push(order),
+                None if order.upto > written => held.push(order),
+                None => held.extend(self.send_range(order, work)),
             }
-            self.send_range(order, work);
-            false
-        });
-        self.orders = orders;
+        }
+        self.orders = held;
     }
 
-    fn send_range(&self, order: &Replicate, work: &mut Work<W>) {
-        if !self.may_lead(order.to) {
-            return;
+    /// Takes the orders of a step. A probe begins anew, and so does an order that does not go
+    /// on where the last one ended: whatever was on its way before does not count.
+    pub(super) fn take_orders(&mut self, effects: &mut Effects) {
+        for order in effects.replicate.drain(..) {
+            let mut all = self.raft.progress();
+            let progress = all.find(|(to, _)| *to == order.to);
+            let flows = progress.is_some_and(|(_, it)| matches!(it.flow, Flow::Replicate { .. }));
+            if !flows {
+                self.windows.lost(order.to);
+            }
+            let goes_on = self.windows.ordered(order.to, order.prev.index, order.upto);
+            if !flows || !goes_on {
+                self.orders.retain(|older| older.to != order.to);
+            }
+            self.orders.push(order);
         }
-        let mut prev = order.prev;
+        for to in &effects.snapshots {
+            self.windows.lost(*to);
+        }
+    }
+
+    /// Sends an order; what is left of it when the window is full.
+    fn send_range(&mut self, mut order: Replicate, work: &mut Work<W>) -> Option<Replicate> {
+        if !self.may_lead(order.to) {
+            return None;
+        }
         loop {
             let mut frames = Vec::new();
-            let mut last = prev.index;
-            if prev.index < order.upto {
-                let found =
-                    self.reader.frames(prev.index.next(), order.upto, self.options.batch_bytes);
+            let mut last = order.prev.index;
+            let Replicate { to, prev, upto, .. } = order;
+            if prev.index < upto {
+                let (batch, limit) = (self.options.batch_bytes, self.options.inflight_bytes);
+                if !self.windows.has_room(to, batch, limit) {
+                    return Some(order);
+                }
+                let found = self.reader.frames(prev.index.next(), upto, batch);
                 // Compacted away meanwhile: the protocol learns it by `Compacted`.
-                let Some((slices, upto)) = found else { return };
-                (frames, last) = (slices, upto);
+                (frames, last) = found?;
             }
             let message = Message::Append {
                 prev,
@@ -76,15 +115,15 @@ impl<W> Core<W> {
                 commit: order.commit,
                 read_seq: order.read_seq,
             };
-            let envelope = Envelope { from: self.us.node, to: order.to, term: order.term, message };
+            let envelope = Envelope { from: self.us.node, to, term: order.term, message };
             let bytes = frames.iter().map(Bytes::len).sum();
+            self.windows.sent(to, last, bytes);
             let head = wire::encode(self.us, &envelope, bytes);
-            work.packets.push(Outgoing { to: order.to, way: Way::Bulk, head, frames });
-            if last >= order.upto {
-                return;
+            work.packets.push(Outgoing { to, way: Way::Bulk, head, frames });
+            if last >= upto {
+                return None;
             }
-            let Some(term) = self.reader.term_at(last) else { return };
-            prev = LogId { term, index: last };
+            order.prev = LogId { term: self.reader.term_at(last)?, index: last };
         }
     }
 

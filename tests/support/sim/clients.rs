@@ -73,6 +73,7 @@ impl Sim {
             return Ok(()); // patience will end it
         }
         let event = match action {
+            Action::Get if self.plan.lease => Event::LeaseRead(vec![wait]),
             Action::Get => Event::Read(vec![wait]),
             _ => Event::Propose(vec![(wait, command.encode())]),
         };
@@ -122,7 +123,8 @@ impl Sim {
             | Answer::Unknown
             | Answer::Installed(_)
             | Answer::Changed(_)
-            | Answer::Compacted(_) => Outcome::Unknown,
+            | Answer::Compacted(_)
+            | Answer::HandingOver(_) => Outcome::Unknown,
             Answer::NotLeader(_) | Answer::Overloaded | Answer::NotReadable(_) => Outcome::Failed,
             Answer::Readable => {
                 let core = self.nodes[node].core.as_ref().expect("it answered");
