@@ -317,7 +317,11 @@ impl Sim {
             Event::Tick(id) | Event::Campaign(id) | Event::Gone(id, _) => Some(*id),
             Event::Deliver(packet) => Some(packet.to()),
             Event::Sync { node, .. } => Some(*node),
-            _ => None,
+            Event::SnapshotLost { .. }
+            | Event::Restart(_)
+            | Event::Rejoin
+            | Event::Client
+            | Event::Fault => None,
         };
         if let Some(until) = acts.and_then(|id| self.paused.get(&id)).filter(|at| **at > time) {
             self.after(until - time, event);
