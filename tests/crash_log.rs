@@ -608,8 +608,9 @@ fn the_judge_sees_lies_and_early_acknowledgements() {
     }
     println!("lies of {} syncs, not seen: {unseen:?}", whole.sync_count());
     // Nothing is in the directory yet, and the zeros and the two saves that make the hard state
-    // are each made up for by the others.
-    assert_eq!(unseen, [0, 1, 2, 3]);
+    // are each made up for by the others; the name of a spare (5) is synced again with the name
+    // that it gets when it is used.
+    assert_eq!(unseen, [0, 1, 2, 3, 5]);
 }
 
 /// A disk that was stopped, cleanly or not, and what was acknowledged on it.

@@ -91,7 +91,9 @@ struct Inode {
 #[derive(Clone)]
 enum NameOp {
     Create(PathBuf, Arc<Inode>),
-    Rename(PathBuf, PathBuf),
+    /// From, to, and the file: a crash may lose the name's earlier changes and keep this one,
+    /// which still gives the new name to this file and to no other.
+    Rename(PathBuf, PathBuf, Arc<Inode>),
     Remove(PathBuf),
 }
 
@@ -333,10 +335,11 @@ impl NameOp {
             Self::Create(path, inode) => {
                 names.insert(path.clone(), inode.clone());
             }
-            Self::Rename(from, to) => {
-                if let Some(inode) = names.remove(from) {
-                    names.insert(to.clone(), inode);
+            Self::Rename(from, to, inode) => {
+                if names.get(from).is_some_and(|named| Arc::ptr_eq(named, inode)) {
+                    names.remove(from);
                 }
+                names.insert(to.clone(), inode.clone());
             }
             Self::Remove(path) => {
                 names.remove(path);
@@ -346,7 +349,7 @@ impl NameOp {
 
     fn touches(&self, dir: &Path) -> bool {
         let path = match self {
-            Self::Create(path, _) | Self::Remove(path) | Self::Rename(path, _) => path,
+            Self::Create(path, _) | Self::Remove(path) | Self::Rename(path, ..) => path,
         };
         super::disk::parent(path) == dir
     }
@@ -501,16 +504,16 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         let mut state = self.operation("rename", from)?;
-        if !state.names.contains_key(from) {
+        let Some(inode) = state.names.get(from).cloned() else {
             let missing = io::Error::from(io::ErrorKind::NotFound);
             return Err(StoreError::io("rename", from.display().to_string())(missing));
-        }
+        };
         let from_dir = super::disk::parent(from);
         if from_dir == super::disk::parent(to) {
-            let op = NameOp::Rename(from.to_owned(), to.to_owned());
+            let op = NameOp::Rename(from.to_owned(), to.to_owned(), inode);
             op.apply(&mut state.names);
             state.pending.push(op);
-        } else if let Some(inode) = state.names.get(from).cloned() {
+        } else {
             // The two directories reach the disk one without the other.
             let ops = [NameOp::Create(to.to_owned(), inode), NameOp::Remove(from.to_owned())];
             for op in ops {
