@@ -166,6 +166,10 @@ impl Host {
                 let new: Vec<Entry> = (append.first.0..=append.last.0)
                     .map(|at| match append.source {
                         AppendSource::Noop => own(append.term, at, 0),
+                        AppendSource::Config => {
+                            let config = self.raft.membership_at(append.first).clone();
+                            Entry { config: Some(config), ..own(append.term, at, 0) }
+                        }
                         AppendSource::Proposed => {
                             let number = usize::try_from(at - append.first.0).unwrap();
                             own(append.term, at, entries[number].payload)

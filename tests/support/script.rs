@@ -21,6 +21,9 @@
 //! | `slow nI`, `install nI` | a snapshot that nI takes is not installed, is installed |
 //! | `damaged nI [INDEX]` | nI has no bytes from here on; without an index: is whole |
 //! | `crash nI [kept N]`, `start nI`, `compact nI` | |
+//! | `reconfigure nI voters=1,2 [learners=4] [promote=4] [lives=1:7]` | asks nI for a change; what is not named is empty |
+//! | `join nI voters=1,2 learners=4 [lives=..]` | adds an empty node that starts with this configuration |
+//! | `life nI L` | nI, which is down, starts next as this life of its folder |
 //! | `inject nI nJ TERM Message field=value ..` | a message from nowhere |
 //! | `state [nI]`, `log nI`, `progress nI`, `members nI` | looks |
 
@@ -49,6 +52,7 @@ pub(crate) struct Cluster {
     cut: BTreeSet<(NodeId, NodeId)>,
     held: BTreeSet<NodeId>,
     lives: u64,
+    folders: BTreeMap<NodeId, u64>,
     reads: u64,
     shown: BTreeMap<NodeId, (String, Index)>,
     text: String,
@@ -66,6 +70,7 @@ impl Cluster {
             cut: BTreeSet::new(),
             held: BTreeSet::new(),
             lives: 0,
+            folders: BTreeMap::new(),
             reads: 0,
             shown: BTreeMap::new(),
             text: String::new(),
@@ -206,6 +211,18 @@ impl Cluster {
             }
             "clock" => self.step(id(words[0]), Input::Clock { now: number(words[1]) }, &[]),
             "gone" => self.step(id(words[0]), Input::LeaderGone { peer: id(words[1]) }, &[]),
+            "life" => {
+                self.folders.insert(id(words[0]), number(words[1]));
+            }
+            "reconfigure" => {
+                let target = parse_members(&words[1..]);
+                self.step(id(words[0]), Input::Reconfigure { target }, &[]);
+            }
+            "join" => {
+                let base_membership = parse_members(&words[1..]);
+                self.down.insert(id(words[0]), Disk { base_membership, ..Disk::default() });
+                self.start(id(words[0]));
+            }
             "compact" => {
                 let mut sent = Vec::new();
                 self.hosts.get_mut(&id(words[0])).unwrap().compact(&mut sent);
@@ -297,7 +314,8 @@ impl Cluster {
 
     fn start(&mut self, node: NodeId) {
         self.lives += 1;
-        let config = Config { id: node, seed: self.lives, ..self.config.clone() };
+        let incarnation = self.folders.get(&node).copied();
+        let config = Config { id: node, seed: self.lives, incarnation, ..self.config.clone() };
         let disk = self.down.remove(&node).expect("it is down");
         let host = Host::start(config, disk);
         self.shown.insert(node, (role_text(&host), host.raft.applied()));
@@ -329,6 +347,11 @@ impl Cluster {
         match out.proposed {
             Some(Ok(first)) => self.say(&format!("{node}: proposed from {first}")),
             Some(Err(why)) => self.say(&format!("{node}: refused, {why:?}")),
+            None => {}
+        }
+        match out.reconfigured {
+            Some(Ok(at)) => self.say(&format!("{node}: changes at {at}")),
+            Some(Err(why)) => self.say(&format!("{node}: no change, {why:?}")),
             None => {}
         }
         for (token, outcome) in out.reads {
@@ -482,9 +505,16 @@ fn state_text(host: &Host) -> String {
 }
 
 fn members_text(host: &Host) -> String {
-    let Membership { voters, outgoing, learners, .. } = host.raft.membership();
+    let Membership { voters, outgoing, learners, learners_next, promote, .. } =
+        host.raft.membership();
     let mut line = format!("{}:", host.raft.id());
-    for (name, ids) in [("voters", voters), ("outgoing", outgoing), ("learners", learners)] {
+    for (name, ids) in [
+        ("voters", voters),
+        ("outgoing", outgoing),
+        ("learners", learners),
+        ("learners next", learners_next),
+        ("to be promoted", promote),
+    ] {
         if !ids.is_empty() {
             let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
             write!(line, " {name} {}", ids.join(" ")).unwrap();
@@ -516,6 +546,26 @@ fn packet_text(packet: &Packet) -> String {
             Some(last) => format!("{from} -> {to} snapshot {last} installed"),
             None => format!("{from} -> {to} snapshot refused"),
         },
+    }
+}
+
+/// `voters=1,2 learners=4 promote=4 lives=4:9`, as `reconfigure` and `join` take it.
+fn parse_members(fields: &[&str]) -> Membership {
+    let field = |name: &str| {
+        let found = fields.iter().find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+        found.into_iter().flat_map(|list| list.split(',')).filter(|item| !item.is_empty())
+    };
+    let ids = |name: &str| field(name).map(|item| NodeId(number(item))).collect();
+    let lives = field("lives").map(|item| {
+        let (id, life) = item.split_once(':').expect("node:life");
+        (NodeId(number(id)), number(life))
+    });
+    Membership {
+        voters: ids("voters"),
+        learners: ids("learners"),
+        promote: ids("promote"),
+        incarnations: lives.collect(),
+        ..Membership::default()
     }
 }
 
