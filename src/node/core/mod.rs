@@ -453,7 +453,12 @@ impl<W> Core<W> {
         self.time_ms = self.time_ms.max(self.now.wall_ms);
         let first = LogId { term: append.term, index: append.first };
         match append.source {
-            AppendSource::Noop => self.log.stage_own(first, EntryKind::Noop, &[], self.time_ms),
+            AppendSource::Noop => {
+                // What a restart found in the log may be newer than what is applied.
+                let before = self.reader.entry(append.first.prev());
+                self.time_ms = self.time_ms.max(before.map_or(0, |entry| entry.time_ms));
+                self.log.stage_own(first, EntryKind::Noop, &[], self.time_ms);
+            }
             AppendSource::Config => {
                 let config = wire::encode_membership(self.raft.membership_at(append.first));
                 self.log.stage_own(first, EntryKind::Config, &config, self.time_ms);
@@ -473,6 +478,9 @@ impl<W> Core<W> {
                         why: format!("entry {} is not among them", append.first),
                     })?;
                 self.log.stage_frames(append.first, frames.get(from..).unwrap_or_default())?;
+                let last = frame::offset_of(frames, append.last).and_then(|at| frames.get(at..));
+                let newest = last.and_then(|bytes| frame::decode(bytes).ok());
+                self.time_ms = self.time_ms.max(newest.map_or(0, |frame| frame.time_ms));
             }
         }
         Ok(())

@@ -97,6 +97,8 @@ impl Sim {
             },
             Wait::Change { joins } => match answer {
                 Answer::Changed(outcome) => self.changed(node, joins, outcome),
+                // Another entry took its place.
+                Answer::NotLeader(_) => self.report.changes_refused += 1,
                 Answer::Unknown => self.report.changes_unknown += 1,
                 other => self.wrong = Some(format!("a change of members ended in {other:?}")),
             },

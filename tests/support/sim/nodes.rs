@@ -168,6 +168,8 @@ impl Sim {
         if work.measured.digest_mismatches > 0 && !self.plan.diverge {
             return Err(Violation(format!("{} found another state", self.nodes[node].id)));
         }
+        // Before anything of it is sent: what is sent is compared with what was seen.
+        self.check(node)?;
         if let Some(core) = &self.nodes[node].core
             && self.nodes[node].config.as_ref() != Some(core.raft().membership())
         {
@@ -178,8 +180,6 @@ impl Sim {
                 self.check_under_way(node)?;
             }
         }
-        // Before anything of it is sent: what is sent is compared with what was seen.
-        self.check(node)?;
         self.carry_out(node, work);
         self.wrong.take().map_or(Ok(()), |why| Err(Violation(why)))
     }
