@@ -478,9 +478,7 @@ impl<W> Core<W> {
                         why: format!("entry {} is not among them", append.first),
                     })?;
                 self.log.stage_frames(append.first, frames.get(from..).unwrap_or_default())?;
-                let last = frame::offset_of(frames, append.last).and_then(|at| frames.get(at..));
-                let newest = last.and_then(|bytes| frame::decode(bytes).ok());
-                self.time_ms = self.time_ms.max(newest.map_or(0, |frame| frame.time_ms));
+                self.time_ms = self.time_ms.max(frame::newest_time(frames));
             }
         }
         Ok(())
