@@ -14,7 +14,7 @@
 use super::config::Planted;
 use super::message::{Effects, Message};
 use super::quorum::Tally;
-use super::types::{HardState, LogId, NodeId, Term};
+use super::types::{HardState, LogId, Membership, NodeId, Term};
 use super::{Ballots, Raft, Role};
 
 impl Raft {
@@ -43,11 +43,17 @@ impl Raft {
     /// May it lead? Not while it does not vote, not while the log is about to be
     /// replaced by a snapshot, and not while something is damaged.
     fn is_promotable(&self) -> bool {
-        let current = self.members.current();
-        current.is_voter(self.config.id)
-            && self.config.incarnation.is_none_or(|own| current.knows(self.config.id, own))
-            && self.installing.is_none()
-            && self.is_fit_to_lead()
+        self.may_be_needed() && self.installing.is_none() && self.is_fit_to_lead()
+    }
+
+    /// Does it vote, or would it not any more by an entry that may be lost? Such an entry can
+    /// be the reason that nobody else's log is good enough to lead (thesis 4.2.2).
+    fn may_be_needed(&self) -> bool {
+        let rules = |config: &Membership| {
+            config.is_voter(self.config.id)
+                && self.config.incarnation.is_none_or(|own| config.knows(self.config.id, own))
+        };
+        rules(self.members.current()) || rules(self.members.at(self.commit))
     }
 
     /// Was a leader heard within the shortest election time-out?
