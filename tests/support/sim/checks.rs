@@ -132,9 +132,31 @@ impl Sim {
         Ok(())
     }
 
+    /// Who is where, and what they rule by.
+    fn picture(&self) -> String {
+        let mut picture = format!("{:?}, wiped {:?}", self.ruling(), self.wiped);
+        for it in &self.nodes {
+            let Some(core) = &it.core else { continue };
+            let raft = core.raft();
+            picture += &format!(
+                "\n {} of {:x}: {:?} of {} at {} {:?}, {:?} by {:?} peers {:?}",
+                it.id,
+                it.incarnation,
+                raft.role(),
+                raft.term(),
+                raft.last(),
+                core.applied(),
+                core.alarms(),
+                raft.membership(),
+                raft.progress().collect::<Vec<_>>(),
+            );
+        }
+        picture
+    }
+
     pub(super) fn check_settled(&mut self, term: Option<u64>) -> Result<(), Violation> {
         let Some(leader) = self.leader() else {
-            return Err(Violation("a healed cluster has no leader".into()));
+            return Err(Violation(format!("a healed cluster has no leader: {}", self.picture())));
         };
         if !self.fresh {
             return Err(Violation("a healed cluster does not acknowledge a write".into()));
@@ -162,6 +184,7 @@ impl Sim {
         if leaders != 1 || cores().count() != wanted || !cores().all(same) {
             let applied: Vec<_> = cores().map(|core| core.applied().0).collect();
             let why = format!("a healed cluster is apart: {leaders} leaders, applied {applied:?}");
+            let why = format!("{why}: {}", self.picture());
             return Err(Violation(why));
         }
         if self.plan.seed.is_multiple_of(2) {

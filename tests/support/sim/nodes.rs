@@ -280,6 +280,9 @@ impl Sim {
         let packet = wire::decode(us, &mut buffer)
             .map_err(|error| Violation(format!("a packet of ours is not one: {error}")))?
             .ok_or_else(|| Violation("a packet of ours is cut short".into()))?;
+        // Who was reached can reach back, although its configuration may be too old for that.
+        let from = packet.from;
+        self.nodes[node].urls.entry(from).or_insert_with(|| members::url(from, 0));
         self.event(node, Event::Packet(packet))
     }
 
