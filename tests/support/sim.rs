@@ -119,6 +119,8 @@ pub(crate) enum Lie {
     Log,
     /// The sync of the pages of a checkpoint, before that of its meta page.
     Database,
+    /// Everything, and the disk that comes instead has the same name.
+    Life,
 }
 
 impl Plan {

@@ -279,7 +279,11 @@ impl Sim {
         let id = self.nodes[node].id;
         let place = told_by(self.ruling(), id);
         self.crash(node)?;
+        let life = self.nodes[node].incarnation;
         self.empty_disk(node);
+        if self.plan.lies == Some(Lie::Life) {
+            self.nodes[node].incarnation = life;
+        }
         if id.0 > self.plan.nodes {
             self.nodes[node].joined = Some(place);
         }
