@@ -86,7 +86,12 @@ fn no_seed_loses_an_acknowledged_write() {
     assert!(installed * 4 >= seeds, "snapshots were installed");
     assert!(checkpoints > seeds, "checkpoints were taken");
     assert!(cut_tails > 0 && failed_syncs > 0, "disks misbehaved");
-    assert!(rotten > seeds / 4, "disks were damaged");
+    let Report { changes, changes_refused, configs, joint, wipes, transfers, .. } = total;
+    assert!(changes > seeds && configs > changes, "members changed");
+    assert!(joint > seeds / 10 && changes_refused > seeds, "in two steps, and not always");
+    assert!(wipes > seeds / 10 && total.retired > 0, "members lost their disks, and left");
+    assert!(transfers > seeds, "leaders handed over");
+    assert!(rotten > seeds / 8, "disks were damaged");
     assert!(repaired + rebuilt + amnesias > seeds / 10, "and what was damaged was had again");
 }
 
@@ -104,6 +109,7 @@ fn a_diverged_state_is_found_and_made_anew() {
     for seed in 1..=6 {
         let mut plan = Plan::of(seed);
         (plan.diverge, plan.rot) = (true, false);
+        (plan.members, plan.wipes) = (false, false);
         // It must not lead and send its state to others before anybody compares.
         (plan.retain_bytes, plan.segment_bytes, plan.long_downs) = (1 << 20, 256 << 10, false);
         let report = outcome(plan).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
@@ -120,6 +126,7 @@ fn hostile(seed: u64) -> Plan {
     plan.faults.every_us = 200_000;
     plan.long_downs = false;
     plan.rot = false;
+    (plan.members, plan.wipes, plan.transfers) = (false, false, false);
     plan.chaos_us = 10_000_000;
     plan
 }
@@ -193,6 +200,16 @@ fn half_a_quorum_is_caught() {
     // Half of an odd number, rounded up, is a majority.
     must_be_caught("QuorumHalf", |plan| {
         (plan.nodes, plan.planted) = (4, Some(Planted::QuorumHalf))
+    });
+}
+
+/// A member that lost its disk and is still believed to be who it was.
+#[test]
+fn an_empty_disk_with_an_old_name_is_caught() {
+    must_be_caught("an old name", |plan| {
+        (plan.members, plan.wipes) = (true, true);
+        (plan.change_every_us, plan.nodes) = (200_000, 3);
+        plan.lies = Some(Lie::Life);
     });
 }
 

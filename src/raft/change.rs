@@ -119,15 +119,14 @@ impl Raft {
         let now = self.members.current().clone();
         let own = self.config.id;
         let Role::Leader(leader) = &mut self.role else { return };
-        let members = now.members();
+        let (was, members) = (before.members(), now.members());
         for &id in members.iter().filter(|id| **id != own) {
             leader.leaving.remove(&id);
-            // A new incarnation of a member has nothing of what the old one had.
-            if before
-                .incarnations
-                .get(&id)
-                .is_some_and(|old| now.incarnations.get(&id) != Some(old))
-            {
+            // A new incarnation of a member has nothing of what the old one had. Nor does
+            // whoever was removed, is still told so, and comes back: perhaps as another one.
+            let known = before.incarnations.get(&id);
+            let is_other = known.is_some_and(|old| now.incarnations.get(&id) != Some(old));
+            if is_other || !was.contains(&id) {
                 leader.progress.remove(&id);
             }
             leader.progress.entry(id).or_insert_with(|| Progress::new(index));

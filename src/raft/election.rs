@@ -14,7 +14,7 @@
 use super::message::{Effects, Message};
 use super::planted::Planted;
 use super::quorum::Tally;
-use super::types::{HardState, LogId, NodeId, Term};
+use super::types::{HardState, LogId, Membership, NodeId, Term};
 use super::{Ballots, Raft, Role};
 
 impl Raft {
@@ -46,12 +46,20 @@ impl Raft {
     /// replaced by a snapshot, and not while its disk is stalled or something on it
     /// damaged.
     fn is_promotable(&self) -> bool {
-        let current = self.members.current();
-        (current.is_voter(self.config.id) || self.planted(Planted::AnyoneCampaigns))
-            && self.config.incarnation.is_none_or(|own| current.knows(self.config.id, own))
+        (self.may_be_needed() || self.planted(Planted::AnyoneCampaigns))
             && (self.installing.is_none() || self.planted(Planted::CampaignWhileInstalling))
             && !self.is_disk_stalled()
             && self.is_fit_to_lead()
+    }
+
+    /// Does it vote, or would it not any more by an entry that may be lost? Such an entry can
+    /// be the reason that nobody else's log is good enough to lead (thesis 4.2.2).
+    fn may_be_needed(&self) -> bool {
+        let rules = |config: &Membership| {
+            config.is_voter(self.config.id)
+                && self.config.incarnation.is_none_or(|own| config.knows(self.config.id, own))
+        };
+        rules(self.members.current()) || rules(self.members.at(self.commit))
     }
 
     /// Was a leader heard within the shortest election time-out?

@@ -253,6 +253,17 @@ pub fn offset_of(run: &[u8], index: Index) -> Option<usize> {
     None
 }
 
+/// The time of the last entry of a verified run; 0 if it is empty.
+#[must_use]
+pub fn newest_time(run: &[u8]) -> u64 {
+    let (mut at, mut newest) = (0, 0);
+    while let Some(Ok(frame)) = run.get(at..).map(head) {
+        newest = frame.time_ms;
+        at += frame.size;
+    }
+    newest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,6 +23,8 @@ mod checks;
 mod clients;
 #[path = "sim/faults.rs"]
 mod faults;
+#[path = "sim/members.rs"]
+mod members;
 #[path = "sim/nodes.rs"]
 mod nodes;
 
@@ -39,7 +41,7 @@ use mmapd::node::{
 use mmapd::raft;
 use mmapd::raft::message::{Envelope, Message};
 use mmapd::raft::planted::Planted;
-use mmapd::raft::types::{Index, LogId, NodeId};
+use mmapd::raft::types::{Index, LogId, Membership, NodeId};
 use mmapd::store::disk::FileKind;
 use mmapd::store::simdisk::{Rng, SimDisk};
 use mmapd::store::{
@@ -100,6 +102,16 @@ pub(crate) struct Plan {
     pub(crate) diverge: bool,
     /// Reads trust the lease of their leader, if they are asked of one.
     pub(crate) lease: bool,
+    /// Operators change the members.
+    pub(crate) members: bool,
+    /// Mean time between their requests in microseconds.
+    pub(crate) change_every_us: u64,
+    /// Members lose their disks.
+    pub(crate) wipes: bool,
+    /// Leaders are asked to step down.
+    pub(crate) transfers: bool,
+    /// Clocks run at different speeds, are wrong by days, and jump.
+    pub(crate) skewed: bool,
 }
 
 /// Which promise of a disk is empty.
@@ -109,6 +121,8 @@ pub(crate) enum Lie {
     Log,
     /// The sync of the pages of a checkpoint, before that of its meta page.
     Database,
+    /// Everything, and the disk that comes instead has the same name.
+    Life,
 }
 
 impl Plan {
@@ -140,6 +154,12 @@ impl Plan {
             rot: rng.below(2) == 0,
             diverge: false,
             lease: seed.is_multiple_of(3),
+            members: rng.below(4) > 0,
+            change_every_us: [300_000, 800_000, 2_000_000][pick(&mut rng, 3)],
+            wipes: rng.below(2) == 0,
+            transfers: rng.below(2) == 0,
+            // A lease trusts clocks as far as the settings say.
+            skewed: rng.below(3) > 0 && !seed.is_multiple_of(3),
         }
     }
 }
@@ -176,6 +196,18 @@ pub(crate) struct Report {
     pub(crate) repaired: u64,
     pub(crate) rebuilt: u64,
     pub(crate) amnesias: u64,
+    /// Changes of members: asked for, answered with yes, with no, and with neither.
+    pub(crate) changes_asked: u64,
+    pub(crate) changes: u64,
+    pub(crate) changes_refused: u64,
+    pub(crate) changes_unknown: u64,
+    /// Configurations that were committed, and how many of them were joint.
+    pub(crate) configs: u64,
+    pub(crate) joint: u64,
+    /// Members whose disks were lost, former members that ended, leaders that handed over.
+    pub(crate) wipes: u64,
+    pub(crate) retired: u64,
+    pub(crate) transfers: u64,
     pub(crate) trace: u64,
 }
 
@@ -199,6 +231,15 @@ impl Report {
         self.repaired += other.repaired;
         self.rebuilt += other.rebuilt;
         self.amnesias += other.amnesias;
+        self.changes_asked += other.changes_asked;
+        self.changes += other.changes;
+        self.changes_refused += other.changes_refused;
+        self.changes_unknown += other.changes_unknown;
+        self.configs += other.configs;
+        self.joint += other.joint;
+        self.wipes += other.wipes;
+        self.retired += other.retired;
+        self.transfers += other.transfers;
     }
 }
 
@@ -213,6 +254,8 @@ enum Wait {
     Sender { node: usize, life: u64, to: NodeId },
     /// An operator who asked for a compaction.
     Operator,
+    /// An operator who asked for other members, and the node that joins by it.
+    Change { joins: Option<usize> },
 }
 
 enum Happening {
@@ -229,6 +272,9 @@ enum Happening {
     Restart { node: usize, life: u64 },
     Resume { node: usize },
     Gone { node: usize, peer: NodeId },
+    Members,
+    Join { node: usize },
+    StepDown,
     Fault,
     Diverge { node: usize },
     Crash { node: usize, life: u64 },
@@ -275,7 +321,26 @@ struct SimNode {
     /// Newest entry acknowledged to a leader, with its chain value.
     acked: Option<(u64, u64)>,
     /// Its wall clock is ahead by so much.
-    skew_ms: u64,
+    skew_ms: i64,
+    /// The length of its ticks.
+    tick_us: u64,
+    /// The life of its data folder.
+    incarnation: u64,
+    /// It shall run.
+    present: bool,
+    /// It was started since its disk is what it is.
+    has_files: bool,
+    /// What it was told when it joined.
+    joined: Option<Membership>,
+    /// Where its process reaches others, and which configuration it saw last.
+    urls: BTreeMap<NodeId, String>,
+    config: Option<Membership>,
+    /// The end of what its disk holds for sure.
+    durable: u64,
+    /// The disk before: its life, and what it held.
+    before: Option<(u64, u64)>,
+    /// The configuration on its disk, while it does not run.
+    lasting: Option<Membership>,
 }
 
 struct Client {
@@ -301,25 +366,33 @@ pub(crate) struct Sim {
     cuts: u64,
     chaos: bool,
     history: History,
-    leaders: BTreeMap<u64, NodeId>,
-    /// Whom a node voted for in a term, as seen on the wire.
-    votes: BTreeMap<(NodeId, u64), NodeId>,
+    leaders: BTreeMap<u64, (NodeId, u64)>,
+    /// Whom a life of a node voted for in a term, as seen on the wire.
+    votes: BTreeMap<(NodeId, u64, u64), NodeId>,
     quiet: bool,
     fresh: bool,
     /// The node whose disk was damaged last, until it is whole again.
     rotten: Option<usize>,
     /// The node whose state was changed, until it notices.
     diverged: Option<usize>,
+    /// The member whose disk was lost last, until its new life is a member.
+    wiped: Option<usize>,
+    /// Committed configurations, and the entries that they are; the founding one first.
+    configs: Vec<(u64, Membership)>,
+    /// The newest entry that is known to be committed, and its time.
+    committed: u64,
+    time_ms: u64,
     wrong: Option<String>,
-    /// Chain and digest by applied index.
+    /// Chain, and digest and time, by applied index.
     chains: BTreeMap<u64, u64>,
-    digests: BTreeMap<u64, u128>,
+    digests: BTreeMap<u64, (u128, u64)>,
     report: Report,
 }
 
 impl Sim {
     pub(crate) fn new(plan: Plan) -> Self {
-        let nodes = usize::try_from(plan.nodes).expect("small");
+        let nodes = members::SLOTS;
+        let mut clocks = Rng::new(plan.seed ^ 0xc10c);
         let mut sim = Self {
             rng: Rng::new(plan.seed),
             now: 0,
@@ -338,7 +411,25 @@ impl Sim {
                     commit: 0,
                     applied: 0,
                     acked: None,
-                    skew_ms: place as u64 * 40_000,
+                    skew_ms: if plan.skewed {
+                        clocks.below(600_000_000).cast_signed() - 300_000_000
+                    } else {
+                        0
+                    },
+                    tick_us: if plan.skewed {
+                        TICK_US * (70 + clocks.below(61)) / 100
+                    } else {
+                        TICK_US
+                    },
+                    incarnation: clocks.below(1 << 60) | 1,
+                    present: (place as u64) < plan.nodes,
+                    has_files: false,
+                    joined: None,
+                    urls: BTreeMap::new(),
+                    config: None,
+                    durable: 0,
+                    before: None,
+                    lasting: None,
                 })
                 .collect(),
             clients: (0..plan.clients)
@@ -354,6 +445,10 @@ impl Sim {
             fresh: false,
             rotten: None,
             diverged: None,
+            wiped: None,
+            configs: Vec::new(),
+            committed: 0,
+            time_ms: 0,
             wrong: None,
             chains: BTreeMap::new(),
             digests: BTreeMap::new(),
@@ -364,6 +459,14 @@ impl Sim {
             sim.later(100_000 + 1000 * client as u64, Happening::Client { client });
         }
         sim.later(2_000_000, Happening::Fault);
+        let founding = sim.founding();
+        sim.configs.push((0, founding));
+        if sim.plan.members {
+            sim.later(1_000_000, Happening::Members);
+        }
+        if sim.plan.transfers {
+            sim.later(1_500_000, Happening::StepDown);
+        }
         if sim.plan.diverge {
             let node = pick(&mut sim.rng, sim.plan.nodes);
             sim.later(sim.plan.chaos_us / 2, Happening::Diverge { node });
@@ -373,18 +476,23 @@ impl Sim {
 
     /// Chaos, then peace: safety all the time, liveness at the end.
     pub(crate) fn run(mut self) -> Result<Report, Violation> {
-        for node in 0..self.nodes.len() {
+        let founders = usize::try_from(self.plan.nodes).expect("small");
+        for node in 0..founders {
             self.start(node)?;
         }
         self.run_until(self.plan.chaos_us)?;
         self.heal_all()?;
-        self.run_until(self.now + 4_000_000)?;
+        self.run_until(self.now + 1_000_000)?;
+        // Changes under way at the end of the chaos have made members since.
+        self.heal_all()?;
+        self.run_until(self.now + 3_000_000)?;
         self.quiet = true;
+        let term = self.leader_term();
         self.run_until(self.now + 2_000_000)?;
         self.finish_clients();
         self.write_afresh()?;
         self.run_until(self.now + 1_000_000)?;
-        self.check_settled()?;
+        self.check_settled(term)?;
         let verdict = self.history.check();
         if !verdict.is_ok() {
             return Err(Violation(verdict.to_string()));
@@ -437,7 +545,8 @@ impl Sim {
         match what {
             Happening::Tick { node, life } => {
                 if self.lives(node, life) {
-                    self.later(TICK_US, Happening::Tick { node, life });
+                    let tick_us = self.nodes[node].tick_us;
+                    self.later(tick_us, Happening::Tick { node, life });
                     self.event(node, Event::Tick)?;
                 }
                 // About every two seconds; a disk that lies may not be asked to be the copy.
@@ -517,12 +626,16 @@ impl Sim {
                 Ok(())
             }
             Happening::Restart { node, life } => {
-                if self.nodes[node].core.is_none() && self.nodes[node].life == life {
+                let it = &self.nodes[node];
+                if it.core.is_none() && it.life == life && it.present {
                     self.start(node)?;
                 }
                 Ok(())
             }
             Happening::Resume { node } => self.resume(node),
+            Happening::Members => self.members_nemesis(),
+            Happening::Join { node } => self.join(node),
+            Happening::StepDown => self.step_down(),
             Happening::Diverge { node } => self.diverge(node),
             Happening::Fault => self.fault(),
             Happening::Crash { node, life } => {

@@ -474,7 +474,12 @@ impl<W> Core<W> {
         self.time_ms = self.time_ms.max(self.now.wall_ms);
         let first = LogId { term: append.term, index: append.first };
         match append.source {
-            AppendSource::Noop => self.log.stage_own(first, EntryKind::Noop, &[], self.time_ms),
+            AppendSource::Noop => {
+                // What a restart found in the log may be newer than what is applied.
+                let before = self.reader.entry(append.first.prev());
+                self.time_ms = self.time_ms.max(before.map_or(0, |entry| entry.time_ms));
+                self.log.stage_own(first, EntryKind::Noop, &[], self.time_ms);
+            }
             AppendSource::Config => {
                 let config = wire::encode_membership(self.raft.membership_at(append.first));
                 self.log.stage_own(first, EntryKind::Config, &config, self.time_ms);
@@ -494,6 +499,7 @@ impl<W> Core<W> {
                         why: format!("entry {} is not among them", append.first),
                     })?;
                 self.log.stage_frames(append.first, frames.get(from..).unwrap_or_default())?;
+                self.time_ms = self.time_ms.max(frame::newest_time(frames));
             }
         }
         Ok(())

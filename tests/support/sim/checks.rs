@@ -10,13 +10,17 @@ impl Sim {
         let term = raft.term().0;
         self.report.trace = fold(self.report.trace, &[self.now, id.0, term, core.applied().0]);
         if raft.is_leader() {
-            let leader = *self.leaders.entry(term).or_insert(id);
-            if leader != id {
-                return Err(Violation(format!("{leader} and {id} both lead term {term}")));
+            let us = (id, it.incarnation);
+            let leader = *self.leaders.entry(term).or_insert(us);
+            if leader != us {
+                let why = format!("{leader:?} and {us:?} both lead term {term}");
+                return Err(Violation(why));
             }
         }
         let state = core.db().state();
-        let (applied, chain, digest) = (state.applied.index.0, state.chain, state.digest);
+        let (applied, chain) = (state.applied.index.0, state.chain);
+        let digest = (state.digest, state.time_ms);
+        it.durable = raft.durable().0;
         if let Some(other) = self.chains.insert(applied, chain)
             && other != chain
         {
@@ -52,6 +56,7 @@ impl Sim {
         }
         let newly_leads = raft.is_leader() && it.term != term;
         it.term = term;
+        self.check_committed(node)?;
         if newly_leads {
             self.check_complete(node)?;
         }
@@ -93,7 +98,7 @@ impl Sim {
             }
             _ => return false,
         };
-        let first = *self.votes.entry((from, term.0)).or_insert(vote);
+        let first = *self.votes.entry((from, self.nodes[node].incarnation, term.0)).or_insert(vote);
         if first != vote {
             self.wrong = Some(format!("{from} voted for {first} and {vote} in term {}", term.0));
         }
@@ -127,23 +132,59 @@ impl Sim {
         Ok(())
     }
 
-    pub(super) fn check_settled(&mut self) -> Result<(), Violation> {
+    /// Who is where, and what they rule by.
+    fn picture(&self) -> String {
+        let mut picture = format!("{:?}, wiped {:?}", self.ruling(), self.wiped);
+        for it in &self.nodes {
+            let Some(core) = &it.core else { continue };
+            let raft = core.raft();
+            picture += &format!(
+                "\n {} of {:x}: {:?} of {} at {} {:?}, {:?} by {:?} peers {:?}",
+                it.id,
+                it.incarnation,
+                raft.role(),
+                raft.term(),
+                raft.last(),
+                core.applied(),
+                core.alarms(),
+                raft.membership(),
+                raft.progress().collect::<Vec<_>>(),
+            );
+        }
+        picture
+    }
+
+    pub(super) fn check_settled(&mut self, term: Option<u64>) -> Result<(), Violation> {
         let Some(leader) = self.leader() else {
-            return Err(Violation("a healed cluster has no leader".into()));
+            return Err(Violation(format!("a healed cluster has no leader: {}", self.picture())));
         };
         if !self.fresh {
             return Err(Violation("a healed cluster does not acknowledge a write".into()));
         }
-        let cores = || self.nodes.iter().filter_map(|node| node.core.as_ref());
-        let leaders = cores().filter(|core| core.raft().is_leader()).count();
+        if term != self.leader_term() {
+            let now = self.leader_term();
+            return Err(Violation(format!("term {term:?} of a healed cluster ends, now {now:?}")));
+        }
+        let ruling = self.ruling();
+        // A life that the cluster does not know counts for nothing, and gets nothing.
+        let counts = |node: &&SimNode| {
+            ruling.members().contains(&node.id)
+                && ruling.knows(node.id, node.incarnation)
+                && (node.has_files || ruling.is_voter(node.id))
+        };
+        let wanted = self.nodes.iter().filter(counts).count();
+        let cores = || self.nodes.iter().filter(counts).filter_map(|node| node.core.as_ref());
+        let all = || self.nodes.iter().filter_map(|node| node.core.as_ref());
+        let leaders = all().filter(|core| core.raft().is_leader()).count();
         let want = self.nodes[leader].core.as_ref().map(|core| core.db().state());
         let same = |core: &Core<Wait>| {
             let (have, want) = (core.db().state(), want.expect("it leads"));
             (have.applied, have.chain, have.digest) == (want.applied, want.chain, want.digest)
         };
-        if leaders != 1 || cores().count() != self.nodes.len() || !cores().all(same) {
+        if leaders != 1 || cores().count() != wanted || !cores().all(same) {
             let applied: Vec<_> = cores().map(|core| core.applied().0).collect();
             let why = format!("a healed cluster is apart: {leaders} leaders, applied {applied:?}");
+            let why = format!("{why}: {}", self.picture());
             return Err(Violation(why));
         }
         if self.plan.seed.is_multiple_of(2) {

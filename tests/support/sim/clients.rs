@@ -32,7 +32,9 @@ impl Sim {
         self.clients[client].attempt += 1;
         let attempt = self.clients[client].attempt;
         self.later(PATIENCE_US, Happening::Patience { client, attempt });
-        let node = pick(&mut self.rng, self.plan.nodes);
+        let present: Vec<usize> =
+            (0..self.nodes.len()).filter(|node| self.nodes[*node].present).collect();
+        let node = present[pick(&mut self.rng, present.len() as u64)];
         self.attempt(client, node)
     }
 
@@ -93,6 +95,13 @@ impl Sim {
                 Answer::Compacted(Err(NotCompacted::Busy | NotCompacted::Superseded)) => {}
                 Answer::Compacted(Err(NotCompacted::Damaged(_))) if self.plan.rot => {}
                 other => self.wrong = Some(format!("a compaction ended in {other:?}")),
+            },
+            Wait::Change { joins } => match answer {
+                Answer::Changed(outcome) => self.changed(node, joins, outcome),
+                // Another entry took its place.
+                Answer::NotLeader(_) => self.report.changes_refused += 1,
+                Answer::Unknown => self.report.changes_unknown += 1,
+                other => self.wrong = Some(format!("a change of members ended in {other:?}")),
             },
             Wait::Fresh => self.fresh = matches!(answer, Answer::Written(_)),
             Wait::Client { client, attempt } => {

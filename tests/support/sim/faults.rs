@@ -11,7 +11,10 @@ impl Sim {
         let every = self.plan.faults.every_us;
         let next = every / 2 + self.rng.below(every);
         self.later(next, Happening::Fault);
-        let node = pick(&mut self.rng, self.plan.nodes);
+        let node = pick(&mut self.rng, self.nodes.len() as u64);
+        if self.plan.skewed && self.rng.below(6) == 0 {
+            self.nodes[node].skew_ms = self.rng.below(600_000_000).cast_signed() - 300_000_000;
+        }
         match self.rng.below(15) {
             13 | 14 => self.rot(node)?,
             10 if self.plan.failing_syncs => {
@@ -47,7 +50,7 @@ impl Sim {
             8 => {
                 // The leader with one peer, both cut off from the rest.
                 let leader = self.leader().unwrap_or(node);
-                let friend = pick(&mut self.rng, self.plan.nodes);
+                let friend = pick(&mut self.rng, self.nodes.len() as u64);
                 self.partition(leader);
                 self.partition(friend);
                 self.cut[leader][friend] = false;
@@ -55,7 +58,7 @@ impl Sim {
             }
             _ => {
                 // One way only.
-                let to = pick(&mut self.rng, self.plan.nodes);
+                let to = pick(&mut self.rng, self.nodes.len() as u64);
                 if node != to {
                     self.cut[node][to] = true;
                     self.heal_later();
@@ -73,7 +76,7 @@ impl Sim {
         {
             self.rotten = None;
         }
-        if !self.plan.rot || self.rotten.is_some() {
+        if !self.plan.rot || self.rotten.is_some() || !self.is_sound() {
             return Ok(());
         }
         if self.nodes[node].core.is_some() {
@@ -148,7 +151,7 @@ impl Sim {
             let raft = self.nodes[leader].core.as_ref().expect("it leads").raft();
             (raft.id(), raft.term())
         };
-        let us = Address { cluster: 7, node: from, incarnation: 1 };
+        let us = Address { cluster: 7, node: from, incarnation: self.nodes[leader].incarnation };
         // A leader with a lease would know that it told them: words cannot be put in its mouth.
         let told = if self.plan.lease { 0 } else { self.nodes.len() };
         for node in (0..told).filter(|node| *node != spared && *node != leader) {
@@ -193,7 +196,12 @@ impl Sim {
             if self.nodes[node].paused {
                 self.resume(node)?;
             }
-            if self.nodes[node].core.is_none() {
+            let it = &self.nodes[node];
+            let is_member = self.ruling().members().contains(&it.id);
+            if is_member && !it.present && (it.has_files || it.joined.is_some()) {
+                self.nodes[node].present = true;
+            }
+            if self.nodes[node].core.is_none() && self.nodes[node].present {
                 self.start(node)?;
             }
             // What no reader has touched is found by looking at everything.
@@ -202,6 +210,28 @@ impl Sim {
             }
         }
         Ok(())
+    }
+
+    /// Somebody is told to hand over.
+    pub(super) fn step_down(&mut self) -> Result<(), Violation> {
+        if !self.chaos {
+            return Ok(());
+        }
+        let next = 200_000 + self.rng.below(3_000_000);
+        self.later(next, Happening::StepDown);
+        let Some(leader) = self.leader().filter(|leader| !self.nodes[*leader].paused) else {
+            return Ok(());
+        };
+        self.event(leader, Event::StepDown)?;
+        let core = self.nodes[leader].core.as_ref();
+        let begun = core.is_some_and(|core| core.raft().transferring_to().is_some());
+        self.report.transfers += u64::from(begun);
+        Ok(())
+    }
+
+    pub(super) fn leader_term(&self) -> Option<u64> {
+        let core = self.nodes[self.leader()?].core.as_ref()?;
+        Some(core.raft().term().0)
     }
 
     pub(super) fn leader(&self) -> Option<usize> {

@@ -4,8 +4,7 @@ use super::*;
 
 impl Sim {
     pub(super) fn start(&mut self, node: usize) -> Result<(), Violation> {
-        let members =
-            self.nodes.iter().map(|node| (node.id, format!("http://sim-{}", node.id.0))).collect();
+        let founding = self.founding().addresses;
         let it = &mut self.nodes[node];
         it.life += 1;
         let seed = self.plan.seed ^ it.life << 20 ^ it.id.0;
@@ -15,9 +14,9 @@ impl Sim {
         // As `raft.lease` makes it of the default times: two ticks less, and 5 % less.
         raft.lease = self.plan.lease.then_some(427_500);
         let options = OpenOptions {
-            fresh: Identity { cluster: 7, node: it.id, incarnation: seed | 1 },
-            members,
-            joined: None,
+            fresh: Identity { cluster: 7, node: it.id, incarnation: it.incarnation },
+            members: if it.joined.is_some() { BTreeMap::new() } else { founding },
+            joined: it.joined.clone(),
             log: LogOptions {
                 dir: "/log".into(),
                 segment_bytes: self.plan.segment_bytes,
@@ -26,6 +25,7 @@ impl Sim {
             db: db_options(),
             raft,
         };
+        it.has_files = true;
         let disk: Arc<dyn Disk> = Arc::new(it.disk.clone());
         let parts = match open(disk, options) {
             Ok((parts, recovered)) => {
@@ -69,6 +69,9 @@ impl Sim {
         self.report.restarts += u64::from(it.life > 1);
         it.applied = parts.db.state().applied.index.0;
         (it.term, it.commit) = (0, 0);
+        it.durable = parts.raft.durable().0;
+        it.urls = parts.raft.membership().addresses.clone();
+        it.config = None;
         it.core = Some(Core::new(parts, options));
         it.paused = false;
         let life = it.life;
@@ -84,10 +87,27 @@ impl Sim {
         self.kill(node)
     }
 
-    /// The end of a process: the page cache stays, with whatever is not on the disk.
+    /// The end of a process, for good or until it starts again.
     pub(super) fn kill(&mut self, node: usize) -> Result<(), Violation> {
         self.report.crashes += 1;
+        self.stop(node);
+        let life = self.nodes[node].life;
+        let down = match self.rng.below(4) {
+            _ if !self.chaos => 1_000,
+            0 => 1_000,
+            1 | 2 if self.plan.long_downs => 3_000_000 + self.rng.below(4_000_000),
+            _ => 100_000 + self.rng.below(1_500_000),
+        };
+        self.later(down, Happening::Restart { node, life });
+        Ok(())
+    }
+
+    /// The end of a process: the page cache stays, with whatever is not on the disk.
+    pub(super) fn stop(&mut self, node: usize) {
         let it = &mut self.nodes[node];
+        if let Some(core) = &it.core {
+            it.lasting = Some(members::lasting(core));
+        }
         it.disk.stop_after(u64::MAX);
         it.disk.fail_at(u64::MAX);
         it.core = None;
@@ -110,20 +130,11 @@ impl Sim {
         }
         let it = &mut self.nodes[node];
         it.paused = false;
-        let life = it.life;
         for client in 0..self.clients.len() {
             if self.clients[client].node == node && self.clients[client].op.is_some() {
                 self.end(client, None);
             }
         }
-        let down = match self.rng.below(4) {
-            _ if !self.chaos => 1_000,
-            0 => 1_000,
-            1 | 2 if self.plan.long_downs => 3_000_000 + self.rng.below(4_000_000),
-            _ => 100_000 + self.rng.below(1_500_000),
-        };
-        self.later(down, Happening::Restart { node, life });
-        Ok(())
     }
 
     /// The store of a node gave up. Only a planned stop of its disk may cause that.
@@ -138,7 +149,8 @@ impl Sim {
 
     pub(super) fn event(&mut self, node: usize, event: Event<Wait>) -> Result<(), Violation> {
         let mut work = Work::default();
-        let wall_ms = 1_700_000_000_000 + self.now / 1000 + self.nodes[node].skew_ms;
+        let wall_ms =
+            (1_700_000_000_000 + self.now / 1000).strict_add_signed(self.nodes[node].skew_ms);
         let now = Now { wall_ms, mono_us: self.now };
         let Some(core) = self.nodes[node].core.as_mut() else { return Ok(()) };
         core.set_now(now);
@@ -164,6 +176,16 @@ impl Sim {
         }
         // Before anything of it is sent: what is sent is compared with what was seen.
         self.check(node)?;
+        if let Some(core) = &self.nodes[node].core
+            && self.nodes[node].config.as_ref() != Some(core.raft().membership())
+        {
+            let config = core.raft().membership().clone();
+            let leads = core.raft().is_leader();
+            self.follow(node, config);
+            if leads {
+                self.check_under_way(node)?;
+            }
+        }
         self.carry_out(node, work);
         self.wrong.take().map_or(Ok(()), |why| Err(Violation(why)))
     }
@@ -197,7 +219,12 @@ impl Sim {
             self.later(took, Happening::Spare { node, life, job });
         }
         for shipment in work.snapshots {
-            let to = usize::try_from(shipment.to.0 - 1).expect("small");
+            let Some(to) = self.reached(node, shipment.to) else {
+                let to = shipment.to;
+                let what = Happening::SnapshotSent { node, life, to, installed: None };
+                self.later(1_000, what);
+                continue;
+            };
             let what = Happening::Snapshot { node: to, from: node, from_life: life, shipment };
             self.later(20_000, what);
         }
@@ -221,7 +248,7 @@ impl Sim {
     }
 
     pub(super) fn send(&mut self, from: usize, packet: Outgoing) {
-        let to = usize::try_from(packet.to.0 - 1).expect("small");
+        let Some(to) = self.reached(from, packet.to) else { return };
         let faults = self.plan.faults.clone();
         if self.cut[from][to] || (self.chaos && self.rng.below(1000) < faults.loss) {
             return;
@@ -241,12 +268,27 @@ impl Sim {
         }
     }
 
+    /// Connections follow the membership, as in the shell; those to former members stay.
+    fn follow(&mut self, node: usize, config: Membership) {
+        let it = &mut self.nodes[node];
+        it.urls.extend(config.addresses.clone());
+        it.config = Some(config);
+    }
+
+    /// Who listens where this node believes `to` to be.
+    fn reached(&self, node: usize, to: NodeId) -> Option<usize> {
+        self.nodes[node].urls.get(&to).map(|url| members::place_of(url))
+    }
+
     pub(super) fn deliver(&mut self, node: usize, bytes: &[u8]) -> Result<(), Violation> {
         let us = Address { cluster: 7, node: self.nodes[node].id, incarnation: 0 };
         let mut buffer = BytesMut::from(bytes);
         let packet = wire::decode(us, &mut buffer)
             .map_err(|error| Violation(format!("a packet of ours is not one: {error}")))?
             .ok_or_else(|| Violation("a packet of ours is cut short".into()))?;
+        // Who was reached can reach back, although its configuration may be too old for that.
+        let from = packet.from;
+        self.nodes[node].urls.entry(from).or_insert_with(|| members::url(from, 0));
         self.event(node, Event::Packet(packet))
     }
 
