@@ -3,14 +3,14 @@
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::Edge;
 use super::error::{ApiError, Problem};
 use super::extract;
 use super::keys::RawValue;
-use crate::node::FORWARDED_MAX;
+use crate::node::{FORWARDED_MAX, SENDER_URL};
 
 /// Largest message of an election.
 const VOTE_MAX: u64 = 64 << 10;
@@ -28,8 +28,12 @@ const VOTE_MAX: u64 = 64 << 10;
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`"),
     ),
 )]
-pub(super) async fn append(State(edge): State<Edge>, body: Body) -> Result<StatusCode, ApiError> {
-    edge.handle.peer_stream(body.into_data_stream()).await?;
+pub(super) async fn append(
+    State(edge): State<Edge>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    edge.handle.peer_stream(body.into_data_stream(), sender(&headers)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -52,8 +56,14 @@ pub(super) async fn vote(
 ) -> Result<StatusCode, ApiError> {
     let (head, body) = request.into_parts();
     let body = extract::body(&head.headers, body, VOTE_MAX, &edge.config.http).await?;
-    edge.handle.peer_vote(body).await?;
+    edge.handle.peer_vote(body, sender(&head.headers)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Where a peer says that it is reached, if that is an address.
+fn sender(headers: &HeaderMap) -> Option<String> {
+    let url = headers.get(SENDER_URL)?.to_str().ok()?;
+    crate::config::url_problem(url).is_none().then(|| url.to_owned())
 }
 
 /// A wish to move leadership, forwarded by a follower

@@ -29,11 +29,16 @@ impl From<WireError> for PeerError {
 
 impl Handle {
     /// `POST /v1/raft/append`: a stream of packets (appends, heartbeats and their answers)
-    /// that lasts as long as the peer keeps it open, or until this node stops.
+    /// that lasts as long as the peer keeps it open, or until this node stops. `sender`: where
+    /// it says that it is reached.
     ///
     /// # Errors
     /// See [`PeerError`].
-    pub async fn peer_stream(&self, mut body: BodyDataStream) -> Result<(), PeerError> {
+    pub async fn peer_stream(
+        &self,
+        mut body: BodyDataStream,
+        mut sender: Option<String>,
+    ) -> Result<(), PeerError> {
         let mut stopping = self.shared.stopping.subscribe();
         let mut buffer = BytesMut::new();
         let mut watched = Watched::new(self.clone());
@@ -52,16 +57,20 @@ impl Handle {
             buffer.extend_from_slice(&chunk);
             while let Some(packet) = wire::decode(self.shared.us, &mut buffer)? {
                 watched.from = Some(packet.from);
+                // Only who knows our cluster and our name is believed.
+                if let Some(url) = sender.take() {
+                    self.shared.peers.learn(packet.from, &url);
+                }
                 self.deliver(Event::Packet(packet)).await?;
             }
         }
     }
 
-    /// `POST /v1/raft/vote`: one message of an election.
+    /// `POST /v1/raft/vote`: one message of an election. `sender` as for a stream.
     ///
     /// # Errors
     /// See [`PeerError`].
-    pub async fn peer_vote(&self, body: Bytes) -> Result<(), PeerError> {
+    pub async fn peer_vote(&self, body: Bytes, sender: Option<String>) -> Result<(), PeerError> {
         let mut buffer = BytesMut::from(&body[..]);
         let packet = wire::decode(self.shared.us, &mut buffer)?
             .filter(|_| buffer.is_empty())
@@ -69,6 +78,9 @@ impl Handle {
         let wire::Content::Protocol(envelope) = &packet.content else {
             return Err(PeerError::Malformed("not a message of an election".into()));
         };
+        if let Some(url) = sender {
+            self.shared.peers.learn(packet.from, &url);
+        }
         match envelope.message {
             Message::PreVote { .. }
             | Message::PreVoteReply { .. }

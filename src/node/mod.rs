@@ -46,7 +46,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 pub use crate::peers::NotHandedOver;
 use crate::peers::Peers;
-pub use crate::peers::{RELAYED, Relayed};
+pub use crate::peers::{RELAYED, Relayed, SENDER_URL};
 use crate::raft;
 pub use crate::raft::types::NodeId;
 use crate::store::db::unfinished;
@@ -107,9 +107,10 @@ impl Node {
         let runtime = tokio::runtime::Handle::current();
         let measure = Measure::new(metrics, us.cluster, config.raft.tick);
         let losses = Arc::new(Losses { peers: measure.peers(), inbox: outbox.clone() });
-        let peers = Peers::new(us, losses, runtime.clone()).map_err(|error| {
-            StoreError::io("make the HTTP client of", "peers")(std::io::Error::other(error))
-        })?;
+        let peers =
+            Peers::new(us, &config.node.advertise, losses, runtime.clone()).map_err(|error| {
+                StoreError::io("make the HTTP client of", "peers")(std::io::Error::other(error))
+            })?;
         let core = Core::new(parts, core_options(config));
         let (status_sender, status) = watch::channel(Arc::default());
         let (stopping, _) = watch::channel(false);

@@ -30,6 +30,7 @@ pub(super) struct Lane {
     pub(super) peer: NodeId,
     pub(super) url: String,
     pub(super) client: reqwest::Client,
+    pub(super) sender_url: String,
     pub(super) lost: Arc<dyn Lost>,
 }
 
@@ -43,7 +44,13 @@ impl Lane {
         while let Some(first) = queue.recv().await {
             let shared = Arc::new(Mutex::new(Stream { queue, parts: first.into(), sent: false }));
             let body = reqwest::Body::wrap(StreamBody(shared.clone()));
-            let result = self.client.post(&self.url).body(body).send().await;
+            let result = self
+                .client
+                .post(&self.url)
+                .header(super::SENDER_URL, &self.sender_url)
+                .body(body)
+                .send()
+                .await;
             if let Ok(response) = &result
                 && !response.status().is_success()
             {
@@ -66,7 +73,14 @@ impl Lane {
     pub(super) async fn run_votes(self, mut queue: mpsc::Receiver<Parcel>) {
         while let Some(parcel) = queue.recv().await {
             let body: Vec<u8> = parcel.concat();
-            let sent = self.client.post(&self.url).timeout(VOTE_TIMEOUT).body(body).send().await;
+            let sent = self
+                .client
+                .post(&self.url)
+                .header(super::SENDER_URL, &self.sender_url)
+                .timeout(VOTE_TIMEOUT)
+                .body(body)
+                .send()
+                .await;
             if let Err(error) = sent {
                 tracing::debug!(peer = %self.peer, %error, "an election message was lost");
             }

@@ -71,6 +71,8 @@ pub struct Peers {
 
 struct Inner {
     us: Address,
+    /// Where we are reached, for those who do not know.
+    url: String,
     client: reqwest::Client,
     lost: Arc<dyn Lost>,
     runtime: tokio::runtime::Handle,
@@ -132,6 +134,9 @@ pub struct Relayed {
     pub body: Bytes,
 }
 
+/// On the streams of peers: where the sender is reached.
+pub const SENDER_URL: &str = "mmapd-sender-url";
+
 /// On requests that were carried on once: they go no further.
 pub const RELAYED: &str = "mmapd-relayed";
 
@@ -142,12 +147,15 @@ impl Peers {
     /// When no HTTP client can be made.
     pub fn new(
         us: Address,
+        url: &str,
         lost: Arc<dyn Lost>,
         runtime: tokio::runtime::Handle,
     ) -> Result<Self, reqwest::Error> {
         let client = builder().build()?;
         let peers = RwLock::new(BTreeMap::new());
-        Ok(Self { inner: Arc::new(Inner { us, client, lost, runtime, peers }) })
+        Ok(Self {
+            inner: Arc::new(Inner { us, url: url.to_owned(), client, lost, runtime, peers }),
+        })
     }
 
     /// Reaches the peer `id` at `url` from now on.
@@ -161,6 +169,7 @@ impl Peers {
                 peer: id,
                 url: format!("{url}/v1/raft/append"),
                 client: self.inner.client.clone(),
+                sender_url: self.inner.url.clone(),
                 lost: self.inner.lost.clone(),
             };
             self.inner.runtime.spawn(lane.run(queue));
@@ -169,11 +178,20 @@ impl Peers {
             peer: id,
             url: format!("{url}/v1/raft/vote"),
             client: self.inner.client.clone(),
+            sender_url: self.inner.url.clone(),
             lost: self.inner.lost.clone(),
         };
         self.inner.runtime.spawn(votes.run_votes(vote_queue));
         let peer = Peer { url, control, bulk, vote };
         self.write().insert(id, peer);
+    }
+
+    /// Reaches a peer where it says that it is, unless an address is known: a node that starts
+    /// with an old configuration may be spoken to by a leader it has not heard of.
+    pub fn learn(&self, id: NodeId, url: &str) {
+        if id != self.inner.us.node && self.peer(id).is_none() {
+            self.add(id, url);
+        }
     }
 
     /// Queues one packet, given as its parts. Never waits.

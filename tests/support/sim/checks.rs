@@ -80,9 +80,9 @@ impl Sim {
                 let it = &mut self.nodes[node];
                 let core = it.core.as_ref().expect("it speaks");
                 let chain = core.log().chain_at(matched);
-                // What is known to be committed hangs on no acknowledgement any more; a node
-                // that makes its state anew may find damage there.
-                let damaged = core.log().damaged_from(core.raft().commit().next());
+                // What the protocol saw applied is committed, and hangs on no acknowledgement
+                // any more: a node that makes its state anew may find damage there.
+                let damaged = core.log().damaged_from(core.raft().applied().next());
                 if damaged.is_some_and(|(first, _)| first <= matched) {
                     self.wrong = Some(format!("{from} acknowledges {matched}, {damaged:?} is bad"));
                 }
