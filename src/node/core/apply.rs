@@ -43,6 +43,8 @@ pub(super) fn apply_batch(
         };
         let state = txn.state_mut();
         (state.applied, state.chain) = (id, entry.chain);
+        // Entries without a command carry time as well, and a snapshot stands for all of them.
+        state.time_ms = state.time_ms.max(entry.time_ms);
         outcomes.push((id, applied));
     }
     txn.commit()?;
