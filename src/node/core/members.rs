@@ -21,13 +21,16 @@ use crate::wire::{self, Aside, Content, Packet};
 const RECORD_TICKS: u64 = 200;
 /// Ticks after which a stranger is told again that it is one.
 const TELL_TICKS: u64 = 40;
+/// Ticks for which an answer of a life that the cluster does not know is an alarm.
+const ALARM_TICKS: u64 = 5 * TELL_TICKS;
 
 /// Which lives of the members were heard.
 #[derive(Debug, Default)]
 pub(super) struct Lives {
     heard: BTreeMap<NodeId, u64>,
     /// Members whose answers come from another life than the one the cluster knew then.
-    foreign: BTreeMap<NodeId, u64>,
+    /// Its life as it was known, and the tick of the last answer.
+    foreign: BTreeMap<NodeId, (u64, u64)>,
     /// Who was told lately that it is a stranger.
     told: BTreeSet<NodeId>,
     /// Somebody called us a stranger, and no leader speaks to us.
@@ -96,7 +99,9 @@ impl<W> Core<W> {
             self.lives.foreign.remove(&from);
             return true;
         }
-        self.lives.foreign.extend(membership.incarnations.get(&from).map(|known| (from, *known)));
+        if let Some(known) = membership.incarnations.get(&from) {
+            self.lives.foreign.insert(from, (*known, self.ticks));
+        }
         let Content::Protocol(envelope) = &packet.content else { return true };
         match envelope.message {
             Message::PreVoteReply { .. }
@@ -118,13 +123,17 @@ impl<W> Core<W> {
     /// A leader has nothing to say to a life that the cluster does not know: what it believes
     /// of this node was true of another one.
     pub(super) fn may_lead(&self, to: NodeId) -> bool {
-        !self.is_foreign(to)
+        !self.is_foreign(to, TELL_TICKS)
     }
 
-    /// Did the life that was heard last contradict the one that the cluster knows now?
-    fn is_foreign(&self, id: NodeId) -> bool {
+    /// Did the life that was heard last, not long ago, contradict the one that the cluster
+    /// knows now? It may have been a late packet: after a while the node is spoken to again.
+    fn is_foreign(&self, id: NodeId, within: u64) -> bool {
         let known = self.raft.membership().incarnations.get(&id);
-        known.is_some() && self.lives.foreign.get(&id) == known
+        self.lives
+            .foreign
+            .get(&id)
+            .is_some_and(|(then, tick)| Some(then) == known && self.ticks - tick < within)
     }
 
     /// Somebody says that this node does not belong to the cluster. That is an alarm and no
@@ -166,7 +175,7 @@ impl<W> Core<W> {
 
     /// Does somebody answer in the name of a member whose data folder is another one?
     pub(super) fn hears_foreign_lives(&self) -> bool {
-        self.lives.foreign.keys().any(|id| self.is_foreign(*id))
+        self.lives.foreign.keys().any(|id| self.is_foreign(*id, ALARM_TICKS))
     }
 
     /// Does the cluster know this node, in this life?
