@@ -232,6 +232,10 @@ impl Turns {
                 Mail::Propose(waiter, payload) => proposals.push((waiter, payload)),
                 Mail::Read(waiter) => reads.push(waiter),
                 Mail::Event(event) => self.core.handle(event, work)?,
+                Mail::Backup(upto, asker) => {
+                    // Who went away gives the pages back at once.
+                    drop(asker.send(self.core.pin_for_backup(upto)?));
+                }
                 Mail::Stop => stop = true,
             }
         }
