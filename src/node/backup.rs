@@ -312,3 +312,70 @@ fn fill(input: &mut impl Read, at: &mut u64, into: &mut [u8]) -> Result<(), Back
         Err(error) => Err(BackupError::Read(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn description() -> Description {
+        Description {
+            cluster: 7 << 70,
+            applied: LogId { term: Term(3), index: Index(90) },
+            revision: 88,
+            digest: 5 << 80,
+            chain: 11,
+            membership: vec![1, 2, 3],
+        }
+    }
+
+    /// A file with these chunks.
+    fn file(chunks: &[&[u8]]) -> Vec<u8> {
+        let description = description().encode();
+        let mut out = MAGIC.to_vec();
+        out.put_u16_le(VERSION);
+        out.put_u32_le(length(description.len()));
+        out.extend(description);
+        let crc = crc32c::crc32c(&out);
+        out.put_u32_le(crc);
+        for chunk in chunks {
+            out.put_u32_le(length(chunk.len()));
+            out.extend_from_slice(chunk);
+        }
+        out.put_u32_le(0);
+        out.put_u64_le(chunks.len() as u64);
+        let crc = crc32c::crc32c(&out);
+        out.put_u32_le(crc);
+        out
+    }
+
+    fn read(bytes: &[u8]) -> Result<(Description, Vec<Vec<u8>>), BackupError> {
+        let mut reader = BackupReader::open(bytes)?;
+        let (mut chunks, mut chunk) = (Vec::new(), Vec::new());
+        while reader.next(&mut chunk)? {
+            chunks.push(chunk.clone());
+        }
+        Ok((reader.description, chunks))
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (read, chunks) = read(&file(&[b"one", b"three"])).expect("it is whole");
+        assert_eq!(read, description());
+        assert_eq!(chunks, [&b"one"[..], b"three"]);
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_bit_is_noticed() {
+        let whole = file(&[b"one", b"three"]);
+        let damaged = |bytes: &[u8]| matches!(read(bytes), Err(BackupError::Damaged { .. }));
+        for len in 0..whole.len() {
+            assert!(damaged(&whole[..len]), "cut at {len}");
+        }
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(damaged(&bytes), "bit {bit}");
+        }
+        assert!(damaged(&[&whole[..], b"x"].concat()), "something follows");
+    }
+}
