@@ -7,12 +7,11 @@ use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use indicatif::ProgressBar;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::exit::{Exit, Fatal};
-use super::place::{Place, bar};
+use super::place::{Counted, Place, bar};
 use crate::config::Config;
 use crate::node::import::{ImportError, Importer, leftovers};
 
@@ -133,20 +132,6 @@ fn build(
         lock
     });
     done
-}
-
-/// Tells the bar how far reading has come.
-struct Counted {
-    input: Box<dyn Read>,
-    progress: ProgressBar,
-}
-
-impl Read for Counted {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.input.read(into)?;
-        self.progress.inc(read as u64);
-        Ok(read)
-    }
 }
 
 fn read_map(input: impl Read, importer: &mut Importer) -> Result<(), Problem> {

@@ -12,6 +12,7 @@ mod export;
 mod import;
 mod notify;
 mod place;
+mod restore;
 mod serve;
 
 use std::ffi::OsString;
@@ -87,6 +88,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Make the files of a new node from a JSON map
     Import(import::ImportArgs),
+    /// Make the files of a node of a new cluster from a backup
+    Restore(restore::RestoreArgs),
 }
 
 /// Does what the command line says; returns when the process should end.
@@ -115,6 +118,7 @@ fn dispatch(args: &Args) -> Result<Exit, Fatal> {
         Some(Command::Dump(args)) => dump::dump(args),
         Some(Command::Export(args)) => export::export(args),
         Some(Command::Import(args)) => import::import(args),
+        Some(Command::Restore(args)) => restore::restore(args),
         None => daemon(args).map(|()| Exit::Normal),
     }
 }

@@ -1,7 +1,7 @@
 //! Where the files are that the offline commands look into, and how far they have come.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -47,12 +47,21 @@ fn text(text: OsString) -> Option<String> {
 impl Place {
     /// The settings in effect.
     pub(super) fn load(&self) -> Result<Config, Fatal> {
-        self.load_with(None, None)
+        self.load_with(None, None, Vec::new())
     }
 
-    fn load_with(&self, db: Option<&String>, log: Option<&String>) -> Result<Config, Fatal> {
+    /// The same with more flags.
+    pub(super) fn load_and(&self, more: Vec<Flag>) -> Result<Config, Fatal> {
+        self.load_with(None, None, more)
+    }
+
+    fn load_with(
+        &self,
+        db: Option<&String>,
+        log: Option<&String>,
+        mut flags: Vec<Flag>,
+    ) -> Result<Config, Fatal> {
         let env = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
-        let mut flags = Vec::new();
         for (name, key, value) in [
             ("--id", "node.id", self.id.as_ref()),
             ("--db", "storage.db", self.db.as_ref()),
@@ -70,7 +79,7 @@ impl Place {
 impl Paths {
     /// The settings in effect, and the files, locked.
     pub(super) fn open(&self) -> Result<(Config, Files), Fatal> {
-        let config = self.place.load_with(self.at_db.as_ref(), self.at_log.as_ref())?;
+        let config = self.place.load_with(self.at_db.as_ref(), self.at_log.as_ref(), Vec::new())?;
         let files = Files::open(&config.storage.db, &config.storage.log)?;
         Ok((config, files))
     }
@@ -83,6 +92,20 @@ pub(super) fn bar(steps: u64, what: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} {wide_bar} {percent}% {eta}");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(steps), target).with_style(style).with_message(what)
+}
+
+/// Tells the bar how far reading has come.
+pub(super) struct Counted {
+    pub(super) input: Box<dyn Read>,
+    pub(super) progress: ProgressBar,
+}
+
+impl Read for Counted {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(into)?;
+        self.progress.inc(read as u64);
+        Ok(read)
+    }
 }
 
 /// What became of writing to standard output: a closed pipe is no failure, the reader had

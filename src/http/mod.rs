@@ -8,6 +8,7 @@
 //! by default on loopback alone.
 
 mod admin;
+mod backup;
 mod cluster;
 mod error;
 mod extract;
@@ -72,7 +73,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
     paths(
         keys::put, keys::get, keys::head, keys::delete, list::list,
         cluster::status, cluster::cluster, cluster::leader, handover::hand_over,
-        members::add, members::replace, members::set, members::remove, admin::compact, admin::scrub,
+        members::add, members::replace, members::set, members::remove, admin::compact, admin::scrub, backup::backup,
         ops::livez, ops::readyz, ops::scrape, ops::description,
         legacy::set, legacy::get, legacy::status,
         raft::append, raft::vote, raft::snapshot, raft::propose, raft::handover,
@@ -184,6 +185,7 @@ fn router(edge: Edge) -> Router {
         .route("/v1/raft/handover", measured("/v1/raft/handover", post(raft::handover)))
         .route("/v1/admin/scrub", measured("/v1/admin/scrub", post(admin::scrub)))
         .route("/v1/admin/compact", measured("/v1/admin/compact", post(admin::compact)))
+        .route("/v1/backup", measured("/v1/backup", get(backup::backup)))
         .route("/openapi.json", measured("/openapi.json", get(ops::description)))
         .route("/status", measured("/status", get(legacy::status)));
     data.merge(rest)
@@ -313,7 +315,7 @@ async fn finish(State(edge): State<Edge>, request: Request, next: Next) -> Respo
         let status = edge.handle.status();
         let revision = edge.handle.stale_view().revision();
         let mut number = |name: &'static str, number: u64| {
-            headers.insert(HeaderName::from_static(name), number.into());
+            headers.entry(HeaderName::from_static(name)).or_insert(number.into());
         };
         number("mmapd-node", edge.handle.id());
         number("mmapd-term", status.term);

@@ -10,11 +10,13 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::backup::Backup;
 use super::scrub::{Order, ScrubError, Scrubbed};
 use super::work::{Answer, Compacted, Event, NotCompacted};
 use crate::machine::{Applied, Command, View};
 use crate::peers::{self, ForwardError, Peers, Reply};
-use crate::store::{Disk, Published};
+use crate::raft::types::Index;
+use crate::store::{Disk, PinnedCheckpoint, Published};
 use crate::wire::Address;
 
 /// How fresh a read must be.
@@ -82,6 +84,17 @@ pub enum CompactError {
     Refused(NotCompacted),
     /// The node stops, or has.
     Stopping,
+}
+
+/// Why there is no backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupRefused {
+    /// This node's database was damaged and is being made anew.
+    Rebuilding,
+    /// The node stops, or has.
+    Stopping,
+    /// No checkpoint became durable in time.
+    TooSlow,
 }
 
 /// What a node is in the current term.
@@ -185,6 +198,8 @@ pub(super) enum Mail {
     LeaseRead(Waiter),
     /// Anything else.
     Event(Event<Waiter>),
+    /// A checkpoint that holds this entry is wanted; `None`: not yet.
+    Backup(Index, oneshot::Sender<Option<PinnedCheckpoint>>),
     /// Finish what is running and end.
     Stop,
 }
@@ -197,6 +212,10 @@ const LEADER_POLL: Duration = Duration::from_millis(50);
 /// The next leader tells all at once; this is for those that hear it later than we do, and for
 /// what they had sent us by then.
 const NEWS_SPREAD: Duration = Duration::from_millis(100);
+
+/// How long a backup waits for a checkpoint to become durable, and how often it asks.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(30);
+const CHECKPOINT_POLL: Duration = Duration::from_millis(5);
 
 /// The edge's side of a running node: cheap to clone, safe to share.
 #[derive(Clone)]
@@ -421,6 +440,39 @@ impl Handle {
             answer = answer => answer.unwrap_or(Err(ScrubError::Stopping)),
             _ = stopping.wait_for(|stopping| *stopping) => Err(ScrubError::Stopping),
         }
+    }
+
+    /// A backup of all that this replica has applied by now.
+    ///
+    /// # Errors
+    /// See [`BackupRefused`].
+    pub async fn backup(&self) -> Result<Backup, BackupRefused> {
+        let deadline = Instant::now() + CHECKPOINT_PATIENCE;
+        let upto = self.stale_view().applied();
+        loop {
+            if self.is_draining() {
+                return Err(BackupRefused::Stopping);
+            }
+            if self.shared.published.is_withheld() {
+                return Err(BackupRefused::Rebuilding);
+            }
+            let (asker, answer) = oneshot::channel();
+            let sent = self.shared.inbox.send(Mail::Backup(upto, asker)).await;
+            sent.map_err(|_| BackupRefused::Stopping)?;
+            match answer.await {
+                Ok(Some(pinned)) => return Ok(Backup::new(self.shared.us.cluster, pinned)),
+                Ok(None) if Instant::now() >= deadline => return Err(BackupRefused::TooSlow),
+                Ok(None) => tokio::time::sleep(CHECKPOINT_POLL).await,
+                Err(_) => return Err(BackupRefused::Stopping),
+            }
+        }
+    }
+
+    /// Comes back when the node stops.
+    pub async fn stopped(&self) {
+        let mut stopping = self.shared.stopping.subscribe();
+        // An error means that the node is gone.
+        drop(stopping.wait_for(|stopping| *stopping).await);
     }
 
     /// Is this node shutting down?

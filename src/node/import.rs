@@ -6,7 +6,7 @@
 //! database first and `hard.state` last: a start in between finds files that do not belong
 //! together and refuses.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,6 +27,8 @@ const BATCH: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
 /// Name of the directory, inside that of the log, in which the log is made.
 const DRAFT: &str = "importing";
+/// Such names, also that of a restore: they are no data.
+const DRAFTS: [&str; 2] = [DRAFT, "restoring"];
 /// Ticks after which something that needs a few of them is not going to happen.
 const PATIENCE: u64 = 1_000_000;
 
@@ -47,11 +49,11 @@ pub struct Importer {
 
 /// Where files are made, and where they go.
 #[derive(Clone, Debug)]
-struct Draft {
+pub(super) struct Draft {
     db: PathBuf,
     log: PathBuf,
-    draft_db: PathBuf,
-    draft_log: PathBuf,
+    pub(super) draft_db: PathBuf,
+    pub(super) draft_log: PathBuf,
 }
 
 /// What was made.
@@ -72,7 +74,7 @@ pub enum ImportError {
     #[error("{0}")]
     Limit(String),
     /// There is a store already.
-    #[error("{0}: there is data already; import into an empty place, or use the API")]
+    #[error("{0}: there is data already; choose an empty place")]
     NotEmpty(String),
     /// The files.
     #[error(transparent)]
@@ -83,28 +85,46 @@ pub enum ImportError {
 /// all that is in it, and a file. They are no part of a store.
 #[must_use]
 pub fn leftovers(config: &Config) -> (PathBuf, PathBuf) {
-    let files = Draft::of(&config.storage.db, &config.storage.log);
+    let files = Draft::of(config, DRAFT);
     (files.draft_log, files.draft_db)
 }
 
 impl Draft {
-    fn of(db: &Path, log: &Path) -> Self {
+    pub(super) fn of(config: &Config, name: &str) -> Self {
+        let (db, log) = (&config.storage.db, &config.storage.log);
         let mut draft_db = db.as_os_str().to_owned();
-        draft_db.push(".importing");
+        draft_db.push(".");
+        draft_db.push(name);
         Self {
-            db: db.to_owned(),
-            log: log.to_owned(),
+            db: db.clone(),
+            log: log.clone(),
             draft_db: draft_db.into(),
-            draft_log: log.join(DRAFT),
+            draft_log: log.join(name),
         }
+    }
+
+    /// Gives the files, which are whole and closed, their names.
+    pub(super) fn publish(&self, disk: &dyn Disk) -> Result<(), StoreError> {
+        disk.rename(&self.draft_db, &self.db)?;
+        disk.sync_dir(&parent(&self.db))?;
+        let (state, rest): (Vec<_>, Vec<_>) =
+            disk.list(&self.draft_log)?.into_iter().partition(|name| name == "hard.state");
+        for names in [rest, state] {
+            for name in names {
+                disk.rename(&self.draft_log.join(&name), &self.log.join(&name))?;
+            }
+            disk.sync_dir(&self.log)?;
+        }
+        Ok(())
     }
 }
 
 /// Takes the locks of a node and sees that it has no data yet.
-fn claim(disk: &dyn Disk, config: &Config) -> Result<Locks, ImportError> {
+pub(super) fn claim(disk: &dyn Disk, config: &Config) -> Result<Locks, ImportError> {
     let locks = lock(disk, config)?;
     let (db, log) = (&config.storage.db, &config.storage.log);
-    let data = disk.list(log)?.iter().any(|name| name != "LOCK" && name != DRAFT);
+    let data =
+        disk.list(log)?.iter().any(|name| name != "LOCK" && !DRAFTS.contains(&name.as_str()));
     if Db::exists(disk, db)? {
         return Err(ImportError::NotEmpty(db.display().to_string()));
     }
@@ -122,7 +142,7 @@ impl Importer {
     pub fn begin(config: &Config) -> Result<Self, ImportError> {
         let disk: Arc<dyn Disk> = Arc::new(LinuxDisk::new(None));
         let locks = claim(&*disk, config)?;
-        let files = Draft::of(&config.storage.db, &config.storage.log);
+        let files = Draft::of(config, DRAFT);
         discard(&*disk, &files.draft_db)?;
         disk.make_dir(&files.draft_log)?;
         for name in disk.list(&files.draft_log)? {
@@ -251,16 +271,7 @@ impl Importer {
         };
         let Self { core, disk, files, .. } = self;
         drop(core);
-        disk.rename(&files.draft_db, &files.db)?;
-        disk.sync_dir(&parent(&files.db))?;
-        let (state, rest): (Vec<_>, Vec<_>) =
-            disk.list(&files.draft_log)?.into_iter().partition(|name| name == "hard.state");
-        for names in [rest, state] {
-            for name in names {
-                disk.rename(&files.draft_log.join(&name), &files.log.join(&name))?;
-            }
-            disk.sync_dir(&files.log)?;
-        }
+        files.publish(&*disk)?;
         Ok(imported)
     }
 }

@@ -4,6 +4,7 @@
 //! `core` decides nothing about threads and `run` nothing else; [`open()`] makes the files
 //! agree before either starts. Start reading at `core/mod.rs`.
 
+pub mod backup;
 mod clock;
 mod core;
 mod departed;
@@ -17,6 +18,7 @@ mod members;
 pub mod offline;
 mod open;
 mod pace;
+pub mod restore;
 mod run;
 mod scrub;
 mod work;
@@ -30,8 +32,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::core::{CompactionDone, CompactionJob, Core, CoreOptions, Now};
 pub use handle::{
-    CompactError, Consistency, FORWARDED_MAX, Handle, MemberStatus, PeerError, ReadError, RoleName,
-    Status, WriteError,
+    BackupRefused, CompactError, Consistency, FORWARDED_MAX, Handle, MemberStatus, PeerError,
+    ReadError, RoleName, Status, WriteError,
 };
 pub use handover::HandoverError;
 pub use members::{MemberChange, NotChanged, RelayError};

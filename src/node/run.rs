@@ -233,6 +233,10 @@ impl Turns {
                 Mail::Read(waiter) => reads.push(waiter),
                 Mail::LeaseRead(waiter) => lease_reads.push(waiter),
                 Mail::Event(event) => self.core.handle(event, work)?,
+                Mail::Backup(upto, asker) => {
+                    // Who went away gives the pages back at once.
+                    drop(asker.send(self.core.pin_for_backup(upto)?));
+                }
                 Mail::Stop => stop = true,
             }
         }

@@ -177,6 +177,8 @@ pub struct Receiver {
     disk: Arc<dyn Disk>,
     writer: FileWriter,
     identity: Identity,
+    /// Whose chunks are taken.
+    cluster: u128,
     meta: Option<Meta>,
     next: u64,
     chunks: u64,
@@ -197,7 +199,14 @@ impl Receiver {
         let region = disk.create(path, FileKind::Db, map_max)?;
         let writer = PageMap::open(region, std::iter::empty());
         let path = path.to_owned();
-        Ok(Self { path, disk, writer, identity, meta: None, next: 0, chunks: 0 })
+        let cluster = identity.cluster;
+        Ok(Self { path, disk, writer, identity, cluster, meta: None, next: 0, chunks: 0 })
+    }
+
+    /// Takes the chunks of this cluster; the file is of the one given before all the same.
+    #[must_use]
+    pub fn from_cluster(self, cluster: u128) -> Self {
+        Self { cluster, ..self }
     }
 
     /// The number of the chunk that is expected next.
@@ -249,12 +258,12 @@ impl Receiver {
     fn start(&mut self, chunk: &Chunk<'_>) -> Result<(), StoreError> {
         let meta = Meta::decode(chunk.payload).filter(|meta| meta.seq == chunk.seq);
         let meta = meta.ok_or_else(|| self.wrong("it holds no meta page"))?;
-        if meta.identity.cluster != self.identity.cluster {
+        if meta.identity.cluster != self.cluster {
             let of = |cluster: u128| format!("cluster {cluster:032x}");
             return Err(StoreError::Foreign {
                 file: self.path.display().to_string(),
                 found: of(meta.identity.cluster),
-                wanted: of(self.identity.cluster),
+                wanted: of(self.cluster),
             });
         }
         let capacity = self.writer.map().capacity();

@@ -6,7 +6,7 @@ use crate::node::work::{Answer, Arrived, Shipment, Work};
 use crate::raft::message::{Input, SnapshotMeta};
 use crate::raft::progress::Progress;
 use crate::raft::types::{Index, NodeId};
-use crate::store::{PendingInstall, StoreError};
+use crate::store::{PendingInstall, PinnedCheckpoint, StoreError};
 
 impl<W> Core<W> {
     pub(super) fn checkpoint_when_due(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
@@ -27,6 +27,19 @@ impl<W> Core<W> {
             work.checkpoint = Some(job);
         }
         Ok(())
+    }
+
+    /// Pins the last durable checkpoint if it holds entry `upto`; otherwise one that does is
+    /// made soon.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn pin_for_backup(&mut self, upto: Index) -> Result<Option<PinnedCheckpoint>, StoreError> {
+        if self.db.durable().index < upto || self.is_rebuilding() {
+            self.checkpoint_wanted = true;
+            return Ok(None);
+        }
+        self.db.pin()
     }
 
     /// Drops log segments that neither a crash nor, within reason, a follower needs.
