@@ -94,6 +94,22 @@ enum Event {
     Gone(NodeId, NodeId),
 }
 
+impl Event {
+    /// The node that acts, and cannot while it is paused.
+    fn acts(&self) -> Option<NodeId> {
+        match self {
+            Self::Tick(id) | Self::Campaign(id) | Self::Gone(id, _) => Some(*id),
+            Self::Deliver(packet) => Some(packet.to()),
+            Self::Sync { node, .. } => Some(*node),
+            Self::SnapshotLost { .. }
+            | Self::Restart(_)
+            | Self::Rejoin
+            | Self::Client
+            | Self::Fault => None,
+        }
+    }
+}
+
 /// Ordered by time, then by birth: the same seed gives the same order.
 #[derive(Debug)]
 struct Due(u64, u64, Event);
@@ -302,7 +318,14 @@ impl Sim {
         self.calm = true;
         self.cut.clear();
         self.asleep.clear();
-        self.paused.clear();
+        // What a paused node was kept from is put off until its pause would have ended. Without
+        // this its clock would stand still in the quiet time, too.
+        let (now, paused) = (self.now, std::mem::take(&mut self.paused));
+        let wake = |Due(time, birth, event): Due| {
+            let is_held = event.acts().is_some_and(|id| paused.get(&id) == Some(&time));
+            Due(if is_held { now } else { time }, birth, event)
+        };
+        self.events = std::mem::take(&mut self.events).into_iter().map(wake).collect();
         (self.faults.loss, self.faults.duplicate, self.faults.latency) = (0, 0, 5);
         self.faults.disk = 3;
         for id in self.nodes.clone() {
@@ -313,17 +336,9 @@ impl Sim {
     fn next(&mut self) {
         let Due(time, _, event) = self.events.pop().expect("ticks never end");
         self.now = time;
-        let acts = match &event {
-            Event::Tick(id) | Event::Campaign(id) | Event::Gone(id, _) => Some(*id),
-            Event::Deliver(packet) => Some(packet.to()),
-            Event::Sync { node, .. } => Some(*node),
-            Event::SnapshotLost { .. }
-            | Event::Restart(_)
-            | Event::Rejoin
-            | Event::Client
-            | Event::Fault => None,
-        };
-        if let Some(until) = acts.and_then(|id| self.paused.get(&id)).filter(|at| **at > time) {
+        if let Some(until) =
+            event.acts().and_then(|id| self.paused.get(&id)).filter(|at| **at > time)
+        {
             self.after(until - time, event);
             return;
         }
@@ -497,7 +512,9 @@ impl Sim {
             }
             6 => {
                 let until = self.now + self.rng.below(80 * TICK);
-                self.paused.insert(id, until);
+                // Not sooner than a pause under way: that is how long its events are put off.
+                let end = self.paused.entry(id).or_default();
+                *end = until.max(*end);
             }
             7 => {
                 let peer = self.rng.of(&self.nodes.clone());
