@@ -19,7 +19,6 @@ use crate::wire::Packet;
 /// Everything that can happen to a node. `W` is whatever the shell needs to answer a
 /// waiting client: a channel here, a number in the simulator.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "moved once; a box would be an allocation a packet")]
 pub enum Event<W> {
     /// One unit of logical time went by.
     Tick,

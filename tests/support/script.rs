@@ -205,6 +205,12 @@ impl Cluster {
                 self.shown.remove(&id(words[0]));
             }
             "start" => self.start(id(words[0])),
+            _ => self.input_or_look(name, words),
+        }
+    }
+
+    fn input_or_look(&mut self, name: &str, words: &[&str]) {
+        match name {
             "lease" => {
                 self.reads += 1;
                 self.step(id(words[0]), Input::LeaseRead { token: self.reads }, &[]);

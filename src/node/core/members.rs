@@ -84,10 +84,8 @@ impl<W> Core<W> {
         let membership = self.raft.membership();
         let is_member = membership.members().contains(&from);
         // Whoever knows no voter knows nothing about members.
-        if !membership.voters.is_empty()
-            && !(is_member && membership.knows(from, incarnation))
-            && self.lives.told.insert(from)
-        {
+        let is_known = is_member && membership.knows(from, incarnation);
+        if !(is_known || membership.voters.is_empty()) && self.lives.told.insert(from) {
             work.packets.push(self.aside(from, Aside::Stranger, Vec::new()));
         }
         let membership = self.raft.membership();
