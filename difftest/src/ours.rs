@@ -111,7 +111,8 @@ impl Replica for Ours {
     }
 
     fn propose(&mut self, payloads: &[u64], out: &mut Out) -> bool {
-        let entries: Vec<Entry> = payloads.iter().map(|&payload| own(Term(0), 0, payload)).collect();
+        let entries: Vec<Entry> =
+            payloads.iter().map(|&payload| own(Term(0), 0, payload)).collect();
         let sizes = vec![8; payloads.len()];
         let effects = self.step(Input::Propose { sizes }, &entries, out);
         matches!(effects.proposed, Some(Ok(_)))

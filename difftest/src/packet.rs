@@ -18,7 +18,7 @@
 //! * who is told of a newer term hears it from an empty `MsgAppendResponse` there and from a
 //!   `HeartbeatReply` here; both say "this is my term" and nothing else.
 //!
-//! A round is echoed exactly there, and as the largest seen in the term here. The worlds's read
+//! A round is echoed exactly there, and as the largest seen in the term here. The world's read
 //! contexts grow, so that the two mean the same.
 
 use mmapd::raft::message::{EntryRun, Envelope, Message};
@@ -153,12 +153,8 @@ pub fn run_of(entries: &[Entry], last: Index) -> EntryRun {
 
 fn to_theirs(envelope: &Envelope, entries: &[Entry]) -> eraftpb::Message {
     let Envelope { from, to, term, message } = envelope;
-    let mut m = eraftpb::Message {
-        from: from.0,
-        to: to.0,
-        term: term.0,
-        ..eraftpb::Message::default()
-    };
+    let mut m =
+        eraftpb::Message { from: from.0, to: to.0, term: term.0, ..eraftpb::Message::default() };
     let kind = match message {
         Message::PreVote { last } => {
             (m.index, m.log_term) = (last.index.0, last.term.0);
@@ -281,10 +277,9 @@ mod tests {
             Message::HeartbeatReply { read_seq: 9 },
             Message::TimeoutNow,
         ] {
-            let carried = match &message {
-                Message::Append { entries: run, .. } if !run.terms.is_empty() => entries.to_vec(),
-                _ => Vec::new(),
-            };
+            let carries =
+                matches!(&message, Message::Append { entries, .. } if !entries.terms.is_empty());
+            let carried = if carries { entries.to_vec() } else { Vec::new() };
             let envelope = Envelope { from: NodeId(1), to: NodeId(2), term: Term(6), message };
             let there = Packet::Ours(envelope.clone(), carried.clone()).into_theirs();
             assert_eq!(Packet::Theirs(Box::new(there)).into_ours(), (envelope, carried));

@@ -74,9 +74,8 @@ impl Plan {
     #[must_use]
     pub fn mixed(seed: u64) -> Self {
         let mut rng = Rng::new(seed, 4);
-        let mut kinds: Vec<Kind> = (0..rng.of(&[3, 3, 5]))
-            .map(|_| rng.of(&[Kind::Ours, Kind::Theirs]))
-            .collect();
+        let mut kinds: Vec<Kind> =
+            (0..rng.of(&[3, 3, 5])).map(|_| rng.of(&[Kind::Ours, Kind::Theirs])).collect();
         (kinds[0], kinds[1]) = (Kind::Ours, Kind::Theirs);
         Self::stormy(seed, kinds)
     }
@@ -220,6 +219,12 @@ impl World {
     /// A cluster with empty logs.
     #[must_use]
     pub fn new(plan: Plan) -> Self {
+        Self::new_at(plan, 1)
+    }
+
+    /// The same, with clients that begin at this time: it decides how far from ticks they write.
+    #[must_use]
+    pub fn new_at(plan: Plan, clients_begin: u64) -> Self {
         let (rng, clients) = (Rng::new(plan.seed, 5), Rng::new(plan.seed, 6));
         let count = plan.kinds.len() as u64;
         let mut world = Self {
@@ -247,7 +252,7 @@ impl World {
         for (time, fault) in std::mem::take(&mut world.plan.faults) {
             world.schedule(time, Event::Fault(fault));
         }
-        world.schedule(1, Event::Client);
+        world.schedule(clients_begin, Event::Client);
         world
     }
 
@@ -611,7 +616,9 @@ impl World {
             let (term, last) = (host.replica.term(), host.replica.disk().log().last());
             let (commit, leads) = (host.replica.commit(), host.replica.leads());
             let (kind, applied) = (self.kind(*id), host.applied);
-            format!("{id} {kind:?} term {term} last {last} commit {commit} applied {applied} leads {leads}")
+            format!(
+                "{id} {kind:?} term {term} last {last} commit {commit} applied {applied} leads {leads}"
+            )
         };
         self.hosts.iter().map(line).collect::<Vec<_>>().join("; ")
     }
