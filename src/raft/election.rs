@@ -53,13 +53,15 @@ impl Raft {
     }
 
     /// Does it vote, or would it not any more by an entry that may be lost? Such an entry can
-    /// be the reason that nobody else's log is good enough to lead (thesis 4.2.2).
+    /// be the reason that nobody else's log is good enough to lead (thesis 4.2.2). Each
+    /// configuration after what is known to be committed may be the one that was, and after a
+    /// restart that is most of them.
     fn may_be_needed(&self) -> bool {
         let rules = |config: &Membership| {
             config.is_voter(self.config.id)
                 && self.config.incarnation.is_none_or(|own| config.knows(self.config.id, own))
         };
-        rules(self.members.current()) || rules(self.members.at(self.commit))
+        self.members.possible(self.commit).any(rules)
     }
 
     /// Was a leader heard within the shortest election time-out?

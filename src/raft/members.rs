@@ -36,6 +36,13 @@ impl ConfigHistory {
         self.tail[..older].last().map_or(&self.base, |(_, config)| config)
     }
 
+    /// Those that may be the newest committed one, when all up to `commit` is known to be.
+    pub(super) fn possible(&self, commit: Index) -> impl Iterator<Item = &Membership> {
+        let later = self.tail.partition_point(|(at, _)| *at <= commit);
+        let later = self.tail[later..].iter().map(|(_, config)| config);
+        std::iter::once(self.at(commit)).chain(later)
+    }
+
     pub(super) fn append(&mut self, index: Index, config: Membership) {
         assert!(self.tail.last().is_none_or(|(newest, _)| *newest < index));
         self.tail.push((index, config));
@@ -76,6 +83,9 @@ mod tests {
         history.append(Index(7), of(3));
         assert_eq!(history.current(), &of(3), "it rules when it is appended");
         assert_eq!(history.at(Index(6)), &of(2));
+        let possible = |commit| history.possible(Index(commit)).cloned().collect::<Vec<_>>();
+        assert_eq!(possible(3), [of(1), of(2), of(3)], "what is not known to be committed");
+        assert_eq!((possible(4), possible(7)), (vec![of(2), of(3)], vec![of(3)]));
         history.truncate(Index(7));
         assert_eq!(history.current(), &of(2), "it stops to rule when it is cut off");
         history.compact(Index(5));
