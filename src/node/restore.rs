@@ -152,6 +152,8 @@ impl Beginning {
             applied: self.base,
             chain: self.chain,
             revision: self.base.index.0,
+            // Whoever saw later changes of the old cluster must not go on here unawares.
+            compact_revision: self.base.index.0,
             membership: self.membership.clone(),
             ..old.clone()
         }

@@ -23,7 +23,7 @@ use super::error::StoreError;
 use super::map::{FileWriter, HeapPages, PAGE, PageMap, Pin};
 use super::meta::{BitmapRun, MEMBERSHIP_MAX, Meta, ROOTS, Root, SLOTS};
 use super::page::{Run, View};
-use super::scan::Scan;
+use super::scan::{Scan, Walk};
 use super::space::{Bitmap, PageTable, Space};
 use super::tree::{self, Batch, Source, Workspace, corrupt};
 
@@ -605,6 +605,55 @@ impl Txn<'_> {
             let Some(value) = tree::find(work, root, key)? else { return Ok(None) };
             tree::whole_value(work, &value).map(look).map(Some)
         })
+    }
+
+    /// Copies of up to `most` keys between two bounds, in order, with their values and with
+    /// the changes of this batch.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn collect(
+        &mut self,
+        tree: Tree,
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        most: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.change(tree, |work, root| {
+            let mut walk = Walk::new(work, *root, bounds, false);
+            let mut found = Vec::new();
+            while found.len() < most
+                && let Some((key, value)) = walk.next()?
+            {
+                found.push((key.to_vec(), value.to_vec()));
+            }
+            Ok(found)
+        })
+    }
+
+    /// How many keys between two bounds there are, counted no further than `most`.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn count(
+        &mut self,
+        tree: Tree,
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        most: u64,
+    ) -> Result<u64, StoreError> {
+        self.change(tree, |work, root| {
+            let mut walk = Walk::new(work, *root, bounds, false);
+            let mut count = 0;
+            while count < most && walk.next()?.is_some() {
+                count += 1;
+            }
+            Ok(count)
+        })
+    }
+
+    /// How many keys a tree has, with the changes of this batch.
+    #[must_use]
+    pub fn entries(&self, tree: Tree) -> u64 {
+        self.roots[tree as usize].entries
     }
 
     /// Stores a value.

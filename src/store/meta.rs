@@ -38,8 +38,12 @@ pub struct DbState {
     pub compact_revision: u64,
     /// Time of the newest entry.
     pub time_ms: u64,
-    /// Sum over all live keys, compared between nodes.
+    /// Sum over everything in all trees, compared between nodes.
     pub digest: u128,
+    /// Bytes of the events in the history.
+    pub history_bytes: u64,
+    /// Bytes of the outcomes that are kept for those who ask again.
+    pub session_bytes: u64,
     /// The membership, opaque here; at most 2 KiB.
     pub membership: Vec<u8>,
 }
@@ -106,6 +110,8 @@ impl Meta {
         put(bytes, 128, &state.compact_revision.to_le_bytes())?;
         put(bytes, 136, &state.time_ms.to_le_bytes())?;
         put(bytes, 144, &state.digest.to_le_bytes())?;
+        put(bytes, 168, &state.history_bytes.to_le_bytes())?;
+        put(bytes, 176, &state.session_bytes.to_le_bytes())?;
         put(bytes, 160, &u16::try_from(state.membership.len()).ok()?.to_le_bytes())?;
         for (index, root) in self.roots.iter().enumerate() {
             let at = ROOTS_AT + index * 32;
@@ -169,6 +175,8 @@ impl Meta {
                 compact_revision: u64_at(bytes, 128)?,
                 time_ms: u64_at(bytes, 136)?,
                 digest: u128_at(144)?,
+                history_bytes: u64_at(bytes, 168)?,
+                session_bytes: u64_at(bytes, 176)?,
                 membership,
             },
         })

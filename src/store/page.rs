@@ -47,8 +47,8 @@ pub(super) const KEY_INLINE: usize = 512;
 pub(super) const KEY_PREFIX: usize = 256;
 /// Longer values go to a run.
 pub(super) const VALUE_INLINE: usize = 1024;
-/// Longest key.
-pub const KEY_MAX: usize = 4096;
+/// Longest key: 4096 bytes, and what an index puts before them.
+pub const KEY_MAX: usize = 4096 + 64;
 /// Longest value.
 pub const VALUE_MAX: usize = 16 << 20;
 const RUN: usize = 12;

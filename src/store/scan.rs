@@ -11,15 +11,40 @@ use super::db::Snapshot;
 use super::error::StoreError;
 use super::meta::Root;
 use super::page::{Kind, View};
-use super::tree;
+use super::tree::{self, Source};
 
 /// A key and its value.
 pub type Pair<'a> = (&'a [u8], &'a [u8]);
 
 /// A scan over a [`Snapshot`], from [`Snapshot::scan`].
 #[derive(Debug)]
-pub struct Scan<'a> {
-    snapshot: &'a Snapshot,
+pub struct Scan<'a>(Walk<'a, Snapshot>);
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(
+        snapshot: &'a Snapshot,
+        root: Root,
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        reverse: bool,
+    ) -> Self {
+        Self(Walk::new(snapshot, root, bounds, reverse))
+    }
+
+    /// The next key and its value; `None` at the end.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    #[expect(clippy::should_implement_trait, reason = "an error ends the scan, the type says so")]
+    #[inline]
+    pub fn next(&mut self) -> Result<Option<Pair<'a>>, StoreError> {
+        self.0.next()
+    }
+}
+
+/// A scan over a snapshot or a batch.
+#[derive(Debug)]
+pub(super) struct Walk<'a, S> {
+    source: &'a S,
     root: Root,
     stack: Vec<Frame<'a>>,
     from: Option<Bound<Vec<u8>>>,
@@ -36,28 +61,27 @@ struct Frame<'a> {
     place: usize,
 }
 
-impl<'a> Scan<'a> {
+impl<'a, S: Source> Walk<'a, S> {
     pub(super) fn new(
-        snapshot: &'a Snapshot,
+        source: &'a S,
         root: Root,
         (low, high): (Bound<&[u8]>, Bound<&[u8]>),
         reverse: bool,
     ) -> Self {
         let (from, to) = if reverse { (high, low) } else { (low, high) };
         let (from, to) = (Some(from.map(<[u8]>::to_vec)), to.map(<[u8]>::to_vec));
-        Self { snapshot, root, stack: Vec::new(), from, to, reverse }
+        Self { source, root, stack: Vec::new(), from, to, reverse }
     }
 
     /// The next key and its value; `None` at the end.
     ///
     /// # Errors
     /// `Corrupt`.
-    #[expect(clippy::should_implement_trait, reason = "an error ends the scan, the type says so")]
-    pub fn next(&mut self) -> Result<Option<Pair<'a>>, StoreError> {
+    pub(super) fn next(&mut self) -> Result<Option<Pair<'a>>, StoreError> {
         if let Some(from) = self.from.take() {
             self.seek(&from)?;
         }
-        let snapshot = self.snapshot;
+        let source = self.source;
         while let Some(frame) = self.stack.last_mut() {
             let index = match (self.reverse, frame.place) {
                 (false, place) if place < frame.view.count() => {
@@ -74,20 +98,20 @@ impl<'a> Scan<'a> {
                 }
             };
             let (view, kind, level) = (frame.view, frame.kind, frame.level);
-            let damaged = || tree::damaged(snapshot, &view);
+            let damaged = || tree::damaged(source, &view);
             let cell = view.cell(index, kind).ok_or_else(damaged)?;
             if kind == Kind::Branch {
-                let (view, kind) = tree::load(snapshot, cell.child, cell.crc, level - 1)?;
+                let (view, kind) = tree::load(source, cell.child, cell.crc, level - 1)?;
                 let place = if self.reverse { view.count() } else { 0 };
                 self.stack.push(Frame { view, kind, level: level - 1, place });
                 continue;
             }
-            let key = tree::whole_key(snapshot, &cell.key)?;
+            let key = tree::whole_key(source, &cell.key)?;
             if self.is_beyond(key) {
                 self.stack.clear();
                 return Ok(None);
             }
-            return Ok(Some((key, tree::whole_value(snapshot, &cell.value)?)));
+            return Ok(Some((key, tree::whole_value(source, &cell.value)?)));
         }
         Ok(None)
     }
@@ -104,19 +128,19 @@ impl<'a> Scan<'a> {
 
     /// Fills the stack so that the next step yields the first key inside the bound.
     fn seek(&mut self, from: &Bound<Vec<u8>>) -> Result<(), StoreError> {
-        let snapshot = self.snapshot;
+        let source = self.source;
         let (mut page, mut crc) = (self.root.page, self.root.crc);
         if page == 0 {
             return Ok(());
         }
         for level in (1..=self.root.height).rev() {
-            let (view, kind) = tree::load(snapshot, page, crc, level)?;
+            let (view, kind) = tree::load(source, page, crc, level)?;
             let place = self.place(&view, kind, from)?;
             if kind == Kind::Leaf {
                 self.stack.push(Frame { view, kind, level, place });
                 break;
             }
-            let cell = view.branch(place).ok_or_else(|| tree::damaged(snapshot, &view))?;
+            let cell = view.branch(place).ok_or_else(|| tree::damaged(source, &view))?;
             (page, crc) = (cell.child, cell.crc);
             let place = if self.reverse { place } else { place + 1 };
             self.stack.push(Frame { view, kind, level, place });
@@ -140,9 +164,9 @@ impl<'a> Scan<'a> {
             }
         };
         if kind == Kind::Branch {
-            return tree::child_index(self.snapshot, view, key);
+            return tree::child_index(self.source, view, key);
         }
-        Ok(match tree::search(self.snapshot, view, kind, key)? {
+        Ok(match tree::search(self.source, view, kind, key)? {
             Err(index) => index,
             // A found key is taken forward when included, and passed in reverse.
             Ok(index) => index + usize::from(included == self.reverse),
