@@ -1,14 +1,73 @@
-//! What clients ask the state machine to do, and what it answers, with their bytes in log
-//! entries and between nodes. Decoders are total.
+//! What clients ask the state machine to do, and what it answers. Their bytes are in
+//! `codec.rs`.
+
+use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::record::{OwnedRecord, Record};
+use super::record::OwnedRecord;
 
 /// Largest key in bytes.
 pub const KEY_MAX: usize = 4096;
 /// Largest content type in bytes.
 pub const CONTENT_TYPE_MAX: usize = 255;
+/// Largest `Idempotency-Key` in bytes.
+pub const ONCE_MAX: usize = 255;
+/// Largest name of a lock in bytes.
+pub const LOCK_NAME_MAX: usize = 512;
+/// Largest text that says who holds a lock, in bytes.
+pub const OWNER_MAX: usize = 1024;
+/// Most keys that one command deletes: more would keep the node from its heartbeats.
+pub const DELETE_MAX: u64 = 100_000;
+
+/// A command, under what it happens at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Happens once, however often it is asked for.
+    pub once: Option<Once>,
+    /// Happens only while this lock is held with this token.
+    pub fence: Option<Fence>,
+    /// What happens.
+    pub command: Command,
+}
+
+impl From<Command> for Request {
+    fn from(command: Command) -> Self {
+        Self { once: None, fence: None, command }
+    }
+}
+
+/// The name that a client gave to one request, to ask for it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Once {
+    /// 1 to [`ONCE_MAX`] bytes.
+    pub key: Bytes,
+    /// Tells this request from another one with the same name.
+    pub fingerprint: u128,
+}
+
+/// A lock that must be held, as its holder knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The lock.
+    pub name: Bytes,
+    /// Its token.
+    pub token: u64,
+}
+
+/// How long a key stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Life {
+    /// Until somebody removes it.
+    #[default]
+    Endless,
+    /// For so many milliseconds.
+    Ttl(u64),
+    /// As long as a lease.
+    Lease(u64),
+    /// As long as the lease that the same transaction made before.
+    NewLease,
+}
 
 /// One change, decided when it is applied: the same on every node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +80,8 @@ pub enum Command {
         value: Bytes,
         /// Content type, at most [`CONTENT_TYPE_MAX`] bytes; empty: none.
         content_type: String,
+        /// How long it stays.
+        life: Life,
         /// When it may happen.
         conditions: Conditions,
         /// Answer with what was there before.
@@ -35,6 +96,264 @@ pub enum Command {
         /// Answer with what was there before.
         prev: bool,
     },
+    /// Remove all keys of a range, [`DELETE_MAX`] at most.
+    DeleteRange {
+        /// Which.
+        span: Span,
+    },
+    /// Give a key another time to live, without a new version or an event.
+    Touch {
+        /// 1 to [`KEY_MAX`] bytes.
+        key: Bytes,
+        /// Milliseconds from now; `None`: endless.
+        ttl_ms: Option<u64>,
+        /// When it may happen.
+        conditions: Conditions,
+    },
+    /// Make a lease.
+    Grant {
+        /// Its id; 0: the revision becomes its id.
+        id: u64,
+        /// How long it lasts without a sign of life, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Let leases begin anew.
+    KeepAlive {
+        /// Which.
+        ids: Vec<u64>,
+    },
+    /// End a lease, with its keys and locks.
+    Revoke {
+        /// Which.
+        id: u64,
+    },
+    /// Take a lock, or a place in its queue.
+    Lock {
+        /// 1 to [`LOCK_NAME_MAX`] bytes.
+        name: Bytes,
+        /// It is held as long as this lease; 0: make one.
+        lease: u64,
+        /// How long the lease that is made lasts, in milliseconds.
+        ttl_ms: u64,
+        /// For people: who takes it; at most [`OWNER_MAX`] bytes.
+        owner: String,
+        /// If somebody holds it, wait for it.
+        queue: bool,
+    },
+    /// Give a lock back, or a place in its queue.
+    Unlock {
+        /// The lock.
+        name: Bytes,
+        /// What taking it answered, as `ticket` or `token`.
+        ticket: u64,
+    },
+    /// Everything or nothing.
+    Txn(Txn),
+    /// Writes that have nothing to do with each other, in their order. No key twice.
+    Batch(Vec<Write>),
+    /// Remove what is over: the leader's own.
+    Tidy(Tidy),
+}
+
+/// One write of a batch, a [`Command::Put`] or [`Command::Delete`] with its own outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// 1 to [`KEY_MAX`] bytes.
+    pub key: Bytes,
+    /// What to write; `None`: remove it.
+    pub put: Option<Content>,
+    /// When it may happen.
+    pub conditions: Conditions,
+}
+
+/// What is written to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Any bytes up to the configured limit.
+    pub value: Bytes,
+    /// At most [`CONTENT_TYPE_MAX`] bytes; empty: none.
+    pub content_type: String,
+    /// How long it stays.
+    pub life: Life,
+}
+
+/// A range of keys in key order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The first.
+    pub start: Bytes,
+    /// The one after the last; `None`: to the end.
+    pub end: Option<Bytes>,
+}
+
+impl Span {
+    /// One key.
+    #[must_use]
+    pub fn key(key: &[u8]) -> Self {
+        let end = [key, &[0]].concat();
+        Self { start: Bytes::copy_from_slice(key), end: Some(end.into()) }
+    }
+
+    /// All keys that begin with `prefix`.
+    #[must_use]
+    pub fn prefix(prefix: &[u8]) -> Self {
+        let end = match crate::store::scan::prefix_end(prefix) {
+            Bound::Excluded(end) => Some(end.into()),
+            Bound::Included(_) | Bound::Unbounded => None,
+        };
+        Self { start: Bytes::copy_from_slice(prefix), end }
+    }
+
+    /// Is this key one of them?
+    #[must_use]
+    pub fn contains(&self, key: &[u8]) -> bool {
+        key >= &self.start[..] && self.end.as_ref().is_none_or(|end| key < &end[..])
+    }
+
+    pub(super) fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        let end = self.end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..]));
+        (Bound::Included(&self.start[..]), end)
+    }
+
+    /// Is there no key that could be in it?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| self.start >= *end)
+    }
+}
+
+/// If all comparisons hold then these, else those.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Txn {
+    /// All must hold.
+    pub compares: Vec<Compare>,
+    /// What happens then.
+    pub then: Vec<Op>,
+    /// What happens if one does not hold.
+    pub otherwise: Vec<Op>,
+}
+
+/// A comparison with a key's state before the transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compare {
+    /// The key.
+    pub key: Bytes,
+    /// What of it. A key that does not exist has versions and revisions 0, and no value: the
+    /// comparison of its value does not hold, whatever it is.
+    pub what: Subject,
+}
+
+/// What is compared with what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// Does the key exist?
+    Exists(bool),
+    /// Its value, bytewise.
+    Value(Relation, Bytes),
+    /// Writes since its creation.
+    Version(Relation, u64),
+    /// Revision of its creation.
+    CreateRevision(Relation, u64),
+    /// Revision of its last write.
+    ModRevision(Relation, u64),
+}
+
+/// How two things compare: the stored one stands left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// Equal.
+    Eq,
+    /// Not equal.
+    Ne,
+    /// Less.
+    Lt,
+    /// Greater.
+    Gt,
+}
+
+impl Relation {
+    /// Does it hold?
+    #[must_use]
+    pub fn holds<T: Ord + ?Sized>(self, left: &T, right: &T) -> bool {
+        match self {
+            Self::Eq => left == right,
+            Self::Ne => left != right,
+            Self::Lt => left < right,
+            Self::Gt => left > right,
+        }
+    }
+}
+
+/// One step of a transaction. Steps see what the ones before them did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Write a key; each key once.
+    Put {
+        /// The key.
+        key: Bytes,
+        /// What.
+        content: Content,
+        /// Answer with what was there before.
+        prev: bool,
+    },
+    /// Remove keys; none that the transaction writes.
+    Delete {
+        /// Which.
+        span: Span,
+        /// Answer with what was there before.
+        prev: bool,
+    },
+    /// Read keys.
+    Get {
+        /// Which.
+        span: Span,
+        /// At most so many.
+        limit: u64,
+    },
+    /// Make a lease, whose id is the revision; one at most.
+    Grant {
+        /// How long it lasts without a sign of life, in milliseconds.
+        ttl_ms: u64,
+    },
+}
+
+/// What the leader found to be over. Other nodes' settings do not matter: these numbers do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tidy {
+    /// Remove what expired by the entry's time.
+    pub expire: bool,
+    /// Keep at most so many events in the history.
+    pub history_events: u64,
+    /// Keep at most so many bytes of them.
+    pub history_bytes: u64,
+    /// Forget outcomes of named requests that are older, in milliseconds.
+    pub once_ms: u64,
+    /// Keep at most so many of them.
+    pub once_count: u64,
+    /// And at most so many bytes.
+    pub once_bytes: u64,
+}
+
+impl Command {
+    /// Can it make the database larger? Only such commands are refused when it is full.
+    #[must_use]
+    pub fn grows(&self) -> bool {
+        match self {
+            Self::Put { .. } | Self::Grant { .. } | Self::Lock { .. } => true,
+            Self::Txn(txn) => {
+                let grows = |op: &Op| matches!(op, Op::Put { .. } | Op::Grant { .. });
+                txn.then.iter().chain(&txn.otherwise).any(grows)
+            }
+            Self::Batch(writes) => writes.iter().any(|write| write.put.is_some()),
+            Self::Delete { .. }
+            | Self::DeleteRange { .. }
+            | Self::Touch { .. }
+            | Self::KeepAlive { .. }
+            | Self::Revoke { .. }
+            | Self::Unlock { .. }
+            | Self::Tidy(_) => false,
+        }
+    }
 }
 
 /// `If-Match` and `If-None-Match` (RFC 9110, 13.1), judged when the entry is applied.
@@ -79,304 +398,166 @@ impl Conditions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
     /// The key was written.
-    Put {
-        /// The revision of the change.
-        revision: u64,
-        /// Of the key's creation; equals `revision` when it was created now.
-        create_revision: u64,
-        /// Writes since its creation.
-        version: u64,
-        /// What was there before, when it was asked for and there was something.
-        prev: Option<OwnedRecord>,
-    },
-    /// The key is gone.
+    Put(Written),
+    /// The keys are gone.
     Deleted {
-        /// How many keys were removed: 0 or 1.
+        /// How many keys were removed.
         deleted: u64,
         /// The revision of the change, or the store's when nothing was there.
         revision: u64,
         /// What was there before, when it was asked for and there was something.
         prev: Option<OwnedRecord>,
     },
+    /// The key has another time to live.
+    Touched {
+        /// Its unchanged modification revision.
+        mod_revision: u64,
+        /// Milliseconds left; `None`: endless.
+        ttl_ms: Option<u64>,
+    },
+    /// The lease is there.
+    Granted(Granted),
+    /// The leases begin anew.
+    KeptAlive {
+        /// Milliseconds that each has now, in the order of the question; `None`: it is over.
+        ttls_ms: Vec<Option<u64>>,
+    },
+    /// The lease is over.
+    Revoked {
+        /// How many keys went with it.
+        deleted: u64,
+        /// The revision of the change, or the store's when nothing was changed but the lease.
+        revision: u64,
+    },
+    /// The lock is held, or waited for.
+    Locked {
+        /// The revision at which the place in the queue was taken.
+        ticket: u64,
+        /// Goes up each time it is taken; `None`: waiting.
+        token: Option<u64>,
+        /// The lease that it is held by.
+        lease: u64,
+    },
+    /// Somebody else holds the lock.
+    Held {
+        /// Its token.
+        token: u64,
+    },
+    /// The lock was given back, or the place in its queue.
+    Unlocked {
+        /// The revision of the change.
+        revision: u64,
+    },
+    /// The transaction happened.
+    Txn {
+        /// Did all comparisons hold?
+        succeeded: bool,
+        /// The revision of its changes, or the store's when nothing was changed.
+        revision: u64,
+        /// One result for each step.
+        results: Vec<OpResult>,
+    },
+    /// The batch happened.
+    Batch {
+        /// One outcome for each write: [`Applied::Put`], [`Applied::Deleted`],
+        /// [`Applied::ConditionFailed`] or [`Applied::NoLease`].
+        outcomes: Vec<Applied>,
+    },
+    /// What was over is removed.
+    Tidied {
+        /// There may be more.
+        more: bool,
+    },
     /// A condition did not hold; nothing was changed.
     ConditionFailed {
         /// The key's modification revision; `None`: there is no such key.
         current: Option<u64>,
     },
+    /// There is no such key; nothing was changed.
+    NoKey,
+    /// There is no such lease; nothing was changed.
+    NoLease {
+        /// Its id.
+        id: u64,
+    },
+    /// A lease with this id is there; nothing was changed.
+    LeaseExists {
+        /// Its id.
+        id: u64,
+    },
+    /// Nobody holds or awaits the lock with that ticket; nothing was changed.
+    NoLock,
+    /// The lock of the fence is not held with that token; nothing was changed.
+    Fenced {
+        /// Its token now; `None`: nobody holds it.
+        current: Option<u64>,
+    },
+    /// The same name was given to another request; nothing was changed.
+    OtherRequest,
+    /// More keys than one command may delete; nothing was changed.
+    TooMany {
+        /// At least so many.
+        actual: u64,
+    },
+    /// This happened before; the first outcome.
+    Replayed(Box<Applied>),
     /// The entry could not be understood; nothing was changed. Only a newer program's
     /// entry does this.
     Unknown,
 }
 
-const PUT: u8 = 1;
-const DELETE: u8 = 2;
-const FAILED: u8 = 3;
-const UNKNOWN: u8 = 4;
-
-impl Command {
-    /// The key it is about.
-    #[must_use]
-    pub fn key(&self) -> &Bytes {
-        match self {
-            Self::Put { key, .. } | Self::Delete { key, .. } => key,
-        }
-    }
-
-    /// The payload of a log entry.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(64);
-        match self {
-            Self::Put { key, value, content_type, conditions, prev } => {
-                out.reserve(key.len() + value.len());
-                out.extend_from_slice(&[PUT, u8::from(*prev)]);
-                encode_conditions(conditions, &mut out);
-                put_bytes(&mut out, key);
-                put_bytes(&mut out, content_type.as_bytes());
-                put_bytes(&mut out, value);
-            }
-            Self::Delete { key, conditions, prev } => {
-                out.extend_from_slice(&[DELETE, u8::from(*prev)]);
-                encode_conditions(conditions, &mut out);
-                put_bytes(&mut out, key);
-            }
-        }
-        out.into()
-    }
-
-    /// Reads a payload without copying keys and values; `None`: it is not a command.
-    #[must_use]
-    pub fn decode(payload: &Bytes) -> Option<Self> {
-        let mut input = Input { all: payload, at: 0 };
-        let kind = input.byte()?;
-        let prev = input.flag()?;
-        let conditions = decode_conditions(&mut input)?;
-        let key = input.bytes()?;
-        let command = match kind {
-            PUT => {
-                let content_type = String::from_utf8(input.bytes()?.to_vec()).ok()?;
-                Self::Put { key, content_type, value: input.bytes()?, conditions, prev }
-            }
-            DELETE => Self::Delete { key, conditions, prev },
-            _ => return None,
-        };
-        let sound = input.at == payload.len()
-            && (1..=KEY_MAX).contains(&command.key().len())
-            && !matches!(&command, Self::Put { content_type, .. } if content_type.len() > CONTENT_TYPE_MAX);
-        sound.then_some(command)
-    }
+/// A key was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The revision of the change.
+    pub revision: u64,
+    /// Of the key's creation; equals `revision` when it was created now.
+    pub create_revision: u64,
+    /// Writes since its creation.
+    pub version: u64,
+    /// The lease it hangs on; 0: none.
+    pub lease: u64,
+    /// Milliseconds it stays; 0: endless, or as long as the lease.
+    pub ttl_ms: u64,
+    /// What was there before, when it was asked for and there was something.
+    pub prev: Option<OwnedRecord>,
 }
 
-impl Applied {
-    /// The answer's bytes between nodes.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(64);
-        match self {
-            Self::Put { revision, create_revision, version, prev } => {
-                out.push(PUT);
-                for number in [revision, create_revision, version] {
-                    out.extend_from_slice(&number.to_le_bytes());
-                }
-                encode_prev(prev.as_ref(), &mut out);
-            }
-            Self::Deleted { deleted, revision, prev } => {
-                out.push(DELETE);
-                for number in [deleted, revision] {
-                    out.extend_from_slice(&number.to_le_bytes());
-                }
-                encode_prev(prev.as_ref(), &mut out);
-            }
-            Self::ConditionFailed { current } => {
-                out.extend_from_slice(&[FAILED, u8::from(current.is_some())]);
-                out.extend_from_slice(&current.unwrap_or(0).to_le_bytes());
-            }
-            Self::Unknown => out.push(UNKNOWN),
-        }
-        out.into()
-    }
-
-    /// Reads an answer; `None`: it is none.
-    #[must_use]
-    pub fn decode(bytes: &Bytes) -> Option<Self> {
-        let mut input = Input { all: bytes, at: 0 };
-        let applied = match input.byte()? {
-            PUT => Self::Put {
-                revision: input.number()?,
-                create_revision: input.number()?,
-                version: input.number()?,
-                prev: decode_prev(&mut input)?,
-            },
-            DELETE => Self::Deleted {
-                deleted: input.number()?,
-                revision: input.number()?,
-                prev: decode_prev(&mut input)?,
-            },
-            FAILED => {
-                let known = input.flag()?;
-                let current = input.number()?;
-                if !known && current != 0 {
-                    return None;
-                }
-                Self::ConditionFailed { current: known.then_some(current) }
-            }
-            UNKNOWN => Self::Unknown,
-            _ => return None,
-        };
-        (input.at == bytes.len()).then_some(applied)
-    }
+/// A lease was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Its id.
+    pub id: u64,
+    /// How long it lasts, in milliseconds.
+    pub ttl_ms: u64,
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    let len = u32::try_from(bytes.len()).expect("values are far below 4 GiB");
-    out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(bytes);
-}
-
-fn encode_conditions(conditions: &Conditions, out: &mut Vec<u8>) {
-    for tags in [&conditions.if_match, &conditions.if_none_match] {
-        match tags {
-            None => out.push(0),
-            Some(Tags::Any) => out.push(1),
-            Some(Tags::Revisions(list)) => {
-                out.push(2);
-                let list: Vec<u8> =
-                    list.iter().flat_map(|revision| revision.to_le_bytes()).collect();
-                put_bytes(out, &list);
-            }
-        }
-    }
-}
-
-fn decode_conditions(input: &mut Input<'_>) -> Option<Conditions> {
-    let mut tags = || {
-        Some(match input.byte()? {
-            0 => None,
-            1 => Some(Tags::Any),
-            2 => {
-                let bytes = input.bytes()?;
-                let (numbers, rest) = bytes.as_chunks::<8>();
-                if !rest.is_empty() {
-                    return None;
-                }
-                Some(Tags::Revisions(numbers.iter().map(|n| u64::from_le_bytes(*n)).collect()))
-            }
-            _ => return None,
-        })
-    };
-    Some(Conditions { if_match: tags()?, if_none_match: tags()? })
-}
-
-fn encode_prev(prev: Option<&OwnedRecord>, out: &mut Vec<u8>) {
-    out.push(u8::from(prev.is_some()));
-    if let Some(record) = prev {
-        record.as_record().encode(out);
-    }
-}
-
-fn decode_prev(input: &mut Input<'_>) -> Option<Option<OwnedRecord>> {
-    if !input.flag()? {
-        return Some(None);
-    }
-    let rest = input.all.slice(input.at..);
-    input.at = input.all.len();
-    Some(Some(Record::decode(&rest)?.to_owned()))
-}
-
-/// What is left of some bytes; every step checks that there is enough.
-struct Input<'a> {
-    all: &'a Bytes,
-    at: usize,
-}
-
-impl Input<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let byte = *self.all.get(self.at)?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    fn flag(&mut self) -> Option<bool> {
-        match self.byte()? {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
-        }
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        let bytes = self.all.get(self.at..self.at.checked_add(8)?)?;
-        self.at += 8;
-        Some(u64::from_le_bytes(bytes.try_into().ok()?))
-    }
-
-    fn bytes(&mut self) -> Option<Bytes> {
-        let len = self.all.get(self.at..self.at.checked_add(4)?)?;
-        let len = usize::try_from(u32::from_le_bytes(len.try_into().ok()?)).ok()?;
-        let start = self.at + 4;
-        let end = start.checked_add(len)?;
-        if end > self.all.len() {
-            return None;
-        }
-        self.at = end;
-        Some(self.all.slice(start..end))
-    }
+/// What one step of a transaction did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpResult {
+    /// A key was written.
+    Put(Written),
+    /// Keys were removed.
+    Deleted {
+        /// How many.
+        deleted: u64,
+        /// What was there before, when it was asked for.
+        prev: Vec<(Bytes, OwnedRecord)>,
+    },
+    /// Keys were read.
+    Got {
+        /// In key order.
+        items: Vec<(Bytes, OwnedRecord)>,
+        /// Were there more than the limit, or too many bytes?
+        more: bool,
+    },
+    /// A lease was made.
+    Granted(Granted),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn commands() -> Vec<Command> {
-        let conditions = Conditions {
-            if_match: Some(Tags::Revisions(vec![7, 9])),
-            if_none_match: Some(Tags::Any),
-        };
-        vec![
-            Command::Put {
-                key: Bytes::from_static(b"\xff\x00a"),
-                value: Bytes::new(),
-                content_type: "text/plain".into(),
-                conditions: conditions.clone(),
-                prev: true,
-            },
-            Command::Delete { key: Bytes::from_static(b"k"), conditions, prev: false },
-        ]
-    }
-
-    #[test]
-    fn commands_survive_their_encoding_and_no_prefix_is_one() {
-        for command in commands() {
-            let bytes = command.encode();
-            assert_eq!(Command::decode(&bytes), Some(command));
-            for cut in 0..bytes.len() {
-                assert_eq!(Command::decode(&bytes.slice(..cut)), None, "cut at {cut}");
-            }
-        }
-    }
-
-    #[test]
-    fn answers_survive_their_encoding() {
-        let prev = OwnedRecord {
-            create_revision: 1,
-            mod_revision: 2,
-            version: 2,
-            lease: 0,
-            expiry_ms: 0,
-            content_type: String::new(),
-            value: Bytes::from_static(b"old"),
-        };
-        for applied in [
-            Applied::Put { revision: 5, create_revision: 5, version: 1, prev: None },
-            Applied::Put { revision: 6, create_revision: 5, version: 2, prev: Some(prev.clone()) },
-            Applied::Deleted { deleted: 1, revision: 7, prev: Some(prev) },
-            Applied::ConditionFailed { current: None },
-            Applied::ConditionFailed { current: Some(6) },
-            Applied::Unknown,
-        ] {
-            assert_eq!(Applied::decode(&applied.encode()), Some(applied));
-        }
-    }
 
     #[test]
     fn conditions_follow_rfc_9110() {
@@ -396,5 +577,12 @@ mod tests {
             let conditions = Conditions { if_match, if_none_match };
             assert_eq!(conditions.hold(current), want, "{why}");
         }
+    }
+
+    #[test]
+    fn spans_hold_what_they_say() {
+        assert!(Span::key(b"a").contains(b"a") && !Span::key(b"a").contains(b"a\0"));
+        assert!(Span::prefix(b"a").contains(b"a\xff") && !Span::prefix(b"a").contains(b"b"));
+        assert!(Span::prefix(b"").contains(b"\xff\xff") && Span::prefix(b"\xff").end.is_none());
     }
 }

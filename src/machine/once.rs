@@ -1,0 +1,90 @@
+//! Requests with a name: whoever asks again, after a crash or a change of leader too, gets
+//! the first outcome, and nothing happens a second time.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 0..16 | fingerprint of the request |
+//! | 16..24 | revision |
+//! | 24..32 | time in milliseconds of the replicated clock |
+//! | 32.. | the outcome |
+
+use bytes::Bytes;
+
+use super::command::{Applied, Once};
+use super::leases::damaged;
+use super::state::{State, place};
+use crate::store::{StoreError, Tree};
+
+const HEAD: usize = 32;
+
+fn name_place(name: &[u8]) -> Vec<u8> {
+    place(&[&[0], name])
+}
+
+fn order_place(revision: u64) -> Vec<u8> {
+    place(&[&[1], &revision.to_be_bytes()])
+}
+
+fn weight(name: &[u8], stored: &[u8]) -> u64 {
+    2 * name.len() as u64 + stored.len() as u64 + 64
+}
+
+fn number(stored: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*stored.get(at..)?.first_chunk()?))
+}
+
+impl State<'_, '_> {
+    /// What became of the request with this name, if there was one.
+    pub(super) fn replayed(&mut self, once: &Once) -> Result<Option<Applied>, StoreError> {
+        let stored = self.txn.get(Tree::Session, &name_place(&once.key))?;
+        let Some(stored) = stored else { return Ok(None) };
+        if stored.first_chunk() != Some(&once.fingerprint.to_le_bytes()) {
+            return Ok(Some(Applied::OtherRequest));
+        }
+        let outcome = Bytes::from(stored).split_off(HEAD);
+        let first = Applied::decode(&outcome).ok_or_else(|| damaged("outcome"))?;
+        Ok(Some(Applied::Replayed(Box::new(first))))
+    }
+
+    /// Remembers what became of a request.
+    pub(super) fn remember(&mut self, once: &Once, outcome: &Applied) -> Result<(), StoreError> {
+        let outcome = outcome.encode();
+        let stored = place(&[
+            &once.fingerprint.to_le_bytes(),
+            &self.revision.to_le_bytes(),
+            &self.now_ms.to_le_bytes(),
+            &outcome,
+        ]);
+        self.set(Tree::Session, &name_place(&once.key), &stored, None)?;
+        self.set(Tree::Session, &order_place(self.revision), &once.key, None)?;
+        self.txn.state_mut().session_bytes += weight(&once.key, &stored);
+        Ok(())
+    }
+
+    /// Forgets the oldest outcomes, at most `budget` of them, while there are more than `count`
+    /// or `bytes`, or they are from before `before_ms`. Says whether there may be more.
+    pub(super) fn forget(
+        &mut self,
+        before_ms: u64,
+        count: u64,
+        bytes: u64,
+        budget: usize,
+    ) -> Result<bool, StoreError> {
+        let oldest = self.under(Tree::Session, &[1], budget)?;
+        let more = oldest.len() == budget;
+        for (order, name) in oldest {
+            let at = name_place(&name);
+            let stored = self.txn.get(Tree::Session, &at)?.ok_or_else(|| damaged("outcome"))?;
+            let time = number(&stored, 24).ok_or_else(|| damaged("outcome"))?;
+            let kept = self.txn.entries(Tree::Session) / 2;
+            if time >= before_ms && kept <= count && self.txn.state().session_bytes <= bytes {
+                return Ok(false);
+            }
+            self.unset(Tree::Session, &at, &stored)?;
+            self.unset(Tree::Session, &order, &name)?;
+            let state = self.txn.state_mut();
+            state.session_bytes = state.session_bytes.saturating_sub(weight(&name, &stored));
+        }
+        Ok(more)
+    }
+}

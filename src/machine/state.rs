@@ -1,0 +1,223 @@
+//! One entry's changes: every write of the state machine goes through here, so that digest,
+//! history and the indexes beside the keys never disagree with them.
+//!
+//! What lies in which tree:
+//!
+//! | tree | key | value |
+//! |---|---|---|
+//! | `Kv` | the key | a [`Record`] |
+//! | `History` | 0, revision, place in it | an event: see `history.rs` |
+//! | `History` | 1, hash of the key, revision, place | nothing |
+//! | `Ttl` | time, 0, key | nothing |
+//! | `Ttl` | time, 1, lease | nothing |
+//! | `Session` | 0, name of a request | its outcome: see `once.rs` |
+//! | `Session` | 1, revision | that name |
+//! | `Meta` | `L`, lease | how long it lasts, and when it ends |
+//! | `Meta` | `K`, lease, key | nothing |
+//! | `Meta` | `l`, `q`, `o` ... | locks: see `locks.rs` |
+//!
+//! Numbers in keys are big-endian, so that their order is the tree's.
+
+use std::ops::Bound;
+
+use super::command::{Content, Life, Written};
+use super::history::{self, Reason};
+use super::leases;
+use super::record::Record;
+use super::{decode, digest};
+use crate::store::{StoreError, Tree, Txn};
+
+/// The state while one entry is applied.
+pub(super) struct State<'t, 'd> {
+    pub(super) txn: &'t mut Txn<'d>,
+    /// The index of the entry.
+    pub(super) revision: u64,
+    /// The replicated clock.
+    pub(super) now_ms: u64,
+    /// Events of this entry so far.
+    events: u32,
+}
+
+/// Joins the parts of a tree's key.
+pub(super) fn place(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+/// Everything that begins with `prefix`.
+pub(super) fn below(prefix: &[u8]) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    (Bound::Included(prefix.to_vec()), crate::store::scan::prefix_end(prefix))
+}
+
+/// Borrowed bounds.
+pub(super) fn borrowed(bounds: &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (bounds.0.as_ref().map(Vec::as_slice), bounds.1.as_ref().map(Vec::as_slice))
+}
+
+impl<'t, 'd> State<'t, 'd> {
+    pub(super) fn new(txn: &'t mut Txn<'d>, revision: u64) -> Self {
+        let now_ms = txn.state().time_ms;
+        Self { txn, revision, now_ms, events: 0 }
+    }
+
+    /// The store's revision: that of the last change of a key.
+    pub(super) fn store_revision(&self) -> u64 {
+        self.txn.state().revision
+    }
+
+    /// Stores a pair where `old` was.
+    pub(super) fn set(
+        &mut self,
+        tree: Tree,
+        key: &[u8],
+        value: &[u8],
+        old: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        self.txn.put(tree, key, value)?;
+        let state = self.txn.state_mut();
+        if let Some(old) = old {
+            state.digest = state.digest.wrapping_sub(digest(tree, key, old));
+        }
+        state.digest = state.digest.wrapping_add(digest(tree, key, value));
+        Ok(())
+    }
+
+    /// Removes a pair that is there.
+    pub(super) fn unset(&mut self, tree: Tree, key: &[u8], old: &[u8]) -> Result<(), StoreError> {
+        self.txn.delete(tree, key)?;
+        let state = self.txn.state_mut();
+        state.digest = state.digest.wrapping_sub(digest(tree, key, old));
+        Ok(())
+    }
+
+    /// Up to `most` pairs whose keys begin with `prefix`.
+    pub(super) fn under(
+        &mut self,
+        tree: Tree,
+        prefix: &[u8],
+        most: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.txn.collect(tree, borrowed(&below(prefix)), most)
+    }
+
+    /// What is stored under a key, undecoded.
+    pub(super) fn stored(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.txn.get(Tree::Kv, key)
+    }
+
+    /// Writes a key over `stored`. A lease that is named must be there.
+    pub(super) fn write(
+        &mut self,
+        key: &[u8],
+        content: &Content,
+        stored: Option<&[u8]>,
+        prev: bool,
+    ) -> Result<Written, StoreError> {
+        let old = stored.map(|bytes| decode(key, bytes)).transpose()?;
+        let revision = self.revision;
+        let (lease, expiry_ms) = match content.life {
+            Life::Endless => (0, 0),
+            Life::Ttl(ms) => (0, self.now_ms.saturating_add(ms)),
+            Life::Lease(id) => (id, 0),
+            Life::NewLease => (revision, 0),
+        };
+        let record = Record {
+            create_revision: old.map_or(revision, |record| record.create_revision),
+            mod_revision: revision,
+            version: old.map_or(1, |record| record.version + 1),
+            lease,
+            expiry_ms,
+            content_type: &content.content_type,
+            value: &content.value,
+        };
+        if let Some(old) = old {
+            self.detach(key, old.lease, old.expiry_ms)?;
+        }
+        self.attach(key, lease, expiry_ms)?;
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes);
+        self.set(Tree::Kv, key, &bytes, stored)?;
+        self.event(history::Kind::Put, Reason::Request, key, stored)?;
+        Ok(Written {
+            revision,
+            create_revision: record.create_revision,
+            version: record.version,
+            lease,
+            ttl_ms: if let Life::Ttl(ms) = content.life { ms } else { 0 },
+            prev: old.filter(|_| prev).map(|record| record.to_owned()),
+        })
+    }
+
+    /// Removes a key that is there.
+    pub(super) fn erase(
+        &mut self,
+        key: &[u8],
+        stored: &[u8],
+        reason: Reason,
+    ) -> Result<(), StoreError> {
+        let old = decode(key, stored)?;
+        self.detach(key, old.lease, old.expiry_ms)?;
+        self.unset(Tree::Kv, key, stored)?;
+        self.event(history::Kind::Delete, reason, key, Some(stored))
+    }
+
+    /// Gives a key another end, or none, and changes nothing else. A time takes the place of a
+    /// lease.
+    pub(super) fn touch(
+        &mut self,
+        key: &[u8],
+        stored: &[u8],
+        expiry_ms: u64,
+    ) -> Result<(), StoreError> {
+        let old = decode(key, stored)?;
+        let lease = if expiry_ms == 0 { old.lease } else { 0 };
+        self.detach(key, old.lease, old.expiry_ms)?;
+        self.attach(key, lease, expiry_ms)?;
+        let mut bytes = Vec::new();
+        Record { lease, expiry_ms, ..old }.encode(&mut bytes);
+        self.set(Tree::Kv, key, &bytes, Some(stored))
+    }
+
+    fn attach(&mut self, key: &[u8], lease: u64, expiry_ms: u64) -> Result<(), StoreError> {
+        if expiry_ms != 0 {
+            self.set(Tree::Ttl, &ttl_place(expiry_ms, key), &[], None)?;
+        }
+        if lease != 0 {
+            self.set(Tree::Meta, &leases::key_place(lease, key), &[], None)?;
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, key: &[u8], lease: u64, expiry_ms: u64) -> Result<(), StoreError> {
+        if expiry_ms != 0 {
+            self.unset(Tree::Ttl, &ttl_place(expiry_ms, key), &[])?;
+        }
+        if lease != 0 {
+            self.unset(Tree::Meta, &leases::key_place(lease, key), &[])?;
+        }
+        Ok(())
+    }
+
+    /// Notes a change of a key in the history, with what was there before.
+    fn event(
+        &mut self,
+        kind: history::Kind,
+        reason: Reason,
+        key: &[u8],
+        prev: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        let (revision, nth) = (self.revision, self.events);
+        self.events += 1;
+        let value = history::encode(kind, reason, key, prev);
+        self.set(Tree::History, &history::event_place(revision, nth), &value, None)?;
+        self.set(Tree::History, &history::index_place(key, revision, nth), &[], None)?;
+        let state = self.txn.state_mut();
+        state.revision = revision;
+        state.history_bytes += history::weight(&value);
+        Ok(())
+    }
+}
+
+/// Where the end of a key is noted.
+pub(super) fn ttl_place(expiry_ms: u64, key: &[u8]) -> Vec<u8> {
+    place(&[&expiry_ms.to_be_bytes(), &[0], key])
+}

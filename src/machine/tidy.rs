@@ -1,0 +1,101 @@
+//! What is over: keys and leases whose time has come, and the oldest of the history and of
+//! the outcomes that are kept.
+//!
+//! The leader looks at its own state and clock, and proposes; what is removed is decided
+//! when the entry is applied, by the entry's time and numbers alone. One entry does a limited
+//! amount of work.
+
+use std::ops::Bound;
+
+use super::command::{Applied, Tidy};
+use super::history::{self, Event, Reason};
+use super::leases::damaged;
+use super::state::State;
+use crate::store::{Snapshot, StoreError, Tree};
+
+/// What one entry removes of each kind.
+const BUDGET: usize = 1024;
+
+impl State<'_, '_> {
+    /// The command of that name.
+    pub(super) fn tidy(&mut self, tidy: &Tidy) -> Result<Applied, StoreError> {
+        let mut more = tidy.expire && self.expire()?;
+        more |= self.trim(tidy.history_events, tidy.history_bytes)?;
+        let before = self.now_ms.saturating_sub(tidy.once_ms);
+        more |= self.forget(before, tidy.once_count, tidy.once_bytes, BUDGET)?;
+        Ok(Applied::Tidied { more })
+    }
+
+    fn expire(&mut self) -> Result<bool, StoreError> {
+        let end = self.now_ms.saturating_add(1).to_be_bytes();
+        let bounds = (Bound::Unbounded, Bound::Excluded(&end[..]));
+        let due = self.txn.collect(Tree::Ttl, bounds, BUDGET)?;
+        let mut more = due.len() == BUDGET;
+        for (at, _) in due {
+            match at.get(8..) {
+                Some([0, key @ ..]) => {
+                    let stored = self.stored(key)?.ok_or_else(|| damaged("expiry"))?;
+                    self.erase(key, &stored, Reason::Ttl)?;
+                }
+                Some([1, id @ ..]) => {
+                    let id = <[u8; 8]>::try_from(id).map_err(|_| damaged("expiry"))?;
+                    more |= !self.expire_lease(u64::from_be_bytes(id))?;
+                }
+                Some(_) | None => return Err(damaged("expiry")),
+            }
+        }
+        Ok(more)
+    }
+
+    /// Drops the oldest events until so many are left, or so many bytes.
+    fn trim(&mut self, events: u64, bytes: u64) -> Result<bool, StoreError> {
+        if !is_over(self.txn.entries(Tree::History), self.txn.state().history_bytes, events, bytes)
+        {
+            return Ok(false);
+        }
+        for (at, value) in self.under(Tree::History, &[0], BUDGET)? {
+            let left = self.txn.entries(Tree::History);
+            if !is_over(left, self.txn.state().history_bytes, events, bytes) {
+                return Ok(false);
+            }
+            let (revision, nth) = history::position(&at).ok_or_else(|| damaged("event"))?;
+            let event = Event::decode(&value).ok_or_else(|| damaged("event"))?;
+            let index = history::index_place(event.key, revision, nth);
+            self.unset(Tree::History, &at, &value)?;
+            self.unset(Tree::History, &index, &[])?;
+            let state = self.txn.state_mut();
+            state.compact_revision = state.compact_revision.max(revision);
+            state.history_bytes = state.history_bytes.saturating_sub(history::weight(&value));
+        }
+        Ok(true)
+    }
+}
+
+/// An event is two pairs of the tree.
+fn is_over(pairs: u64, held: u64, events: u64, bytes: u64) -> bool {
+    pairs / 2 > events || held > bytes
+}
+
+/// Is there something for the leader to propose at `now_ms`? Some slack saves it from doing
+/// so after every write. Outcomes that are only old wait for company.
+///
+/// # Errors
+/// `Corrupt`.
+pub fn is_due(snapshot: &Snapshot, now_ms: u64, tidy: &Tidy) -> Result<bool, StoreError> {
+    let slack = |limit: u64| limit.saturating_add(limit / 16);
+    let state = snapshot.state();
+    let (events, bytes) = (slack(tidy.history_events), slack(tidy.history_bytes));
+    if is_over(snapshot.entries(Tree::History), state.history_bytes, events, bytes) {
+        return Ok(true);
+    }
+    let (count, bytes) = (slack(tidy.once_count), slack(tidy.once_bytes));
+    if is_over(snapshot.entries(Tree::Session), state.session_bytes, count, bytes) {
+        return Ok(true);
+    }
+    if snapshot.entries(Tree::Ttl) == 0 {
+        return Ok(false);
+    }
+    let end = now_ms.saturating_add(1).to_be_bytes();
+    let mut due = snapshot.scan(Tree::Ttl, Bound::Unbounded, Bound::Excluded(&end), false);
+    Ok(due.next()?.is_some())
+}
