@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use bytes::Bytes;
-use mmapd::machine::{Applied, Command as Order, Conditions, View};
+use mmapd::machine::{Applied, Command as Order, Conditions, Life, Tidy, View};
 use mmapd::node::{Answer, Core, CoreOptions, Event, Now, OpenOptions, Parts, Work, open};
 use mmapd::raft;
 use mmapd::raft::types::NodeId;
@@ -222,6 +222,14 @@ impl Alone {
             mark_ticks: 2,
             log_retain_bytes: 16 << 10,
             digest_entries: 4096,
+            tidy: Tidy {
+                expire: true,
+                history_events: 64,
+                history_bytes: 64 << 10,
+                once_ms: 60_000,
+                once_count: 64,
+                once_bytes: 64 << 10,
+            },
         };
         let core = Core::new(open_parts(disk, dir)?, options);
         let mut alone = Self { core, answers: BTreeMap::new(), now_us: 0 };

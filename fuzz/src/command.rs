@@ -2,13 +2,15 @@
 //! has these bytes.
 
 use bytes::Bytes;
-use mmapd::machine::{Applied, Command, Conditions, Record, Tags};
+use mmapd::machine::{
+    Applied, Command, Conditions, Fence, Life, Once, Record, Request, Tags, Written,
+};
 
 /// One input.
 pub fn run(data: &[u8]) {
     let bytes = Bytes::copy_from_slice(data);
-    if let Some(command) = Command::decode(&bytes) {
-        assert_eq!(command.encode(), bytes);
+    if let Some(request) = Request::decode(&bytes) {
+        assert_eq!(request.encode(), bytes);
     }
     if let Some(applied) = Applied::decode(&bytes) {
         assert_eq!(applied.encode(), bytes);
@@ -44,12 +46,26 @@ pub fn seeds() -> Vec<Vec<u8>> {
             key: key.clone(),
             value,
             content_type,
+            life: Life::Ttl(9),
             conditions: conditions.clone(),
             prev,
         }
         .encode(),
-        Command::Delete { key, conditions, prev }.encode(),
-        Applied::Put { revision: 3, create_revision: 1, version: 2, prev: prev_record }.encode(),
+        Request {
+            once: Some(Once { key: key.clone(), fingerprint: 7 }),
+            fence: Some(Fence { name: key.clone(), token: 8 }),
+            command: Command::Delete { key, conditions, prev },
+        }
+        .encode(),
+        Applied::Put(Written {
+            revision: 3,
+            create_revision: 1,
+            version: 2,
+            lease: 0,
+            ttl_ms: 9,
+            prev: prev_record,
+        })
+        .encode(),
         Applied::Deleted { deleted: 1, revision: 3, prev: None }.encode(),
         Applied::ConditionFailed { current: Some(4) }.encode(),
         Applied::Unknown.encode(),

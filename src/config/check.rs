@@ -12,6 +12,8 @@ use super::{Config, ConfigError};
 const ENTRY_ROOM: u64 = 64 << 10;
 /// Largest value: a log entry holds 16 MiB.
 const VALUE_MAX: u64 = (16 << 20) - ENTRY_ROOM;
+/// Largest transaction: its entry is hardly larger than its JSON, and never by a quarter.
+const TXN_MAX: u64 = 12 << 20;
 /// Smallest log file. A batch that is larger than a file gets one of its own size.
 const SEGMENT_MIN: u64 = 64 << 10;
 /// Unit in which files grow.
@@ -198,6 +200,9 @@ fn check_storage(loaded: &Loaded) -> Result<(), ConfigError> {
         format!("{} a second never ends; use at least 64KiB", show_size(storage.scrub_rate))
     })?;
     not_zero(loaded, "storage.checkpoint_log", storage.checkpoint_log)?;
+    rule(loaded, storage.idempotency_window <= year, &["storage.idempotency_window"], || {
+        format!("{} is over a year; use at most 366d", show_duration(storage.idempotency_window))
+    })?;
     time(loaded, "storage.checkpoint_interval", storage.checkpoint_interval)
 }
 
@@ -274,6 +279,16 @@ fn check_limits(loaded: &Loaded) -> Result<(), ConfigError> {
     not_zero(loaded, "limits.connections", limits.connections.into())?;
     not_zero(loaded, "limits.in_flight", limits.in_flight.into())?;
     not_zero(loaded, "limits.list_items", limits.list_items.into())?;
+    not_zero(loaded, "limits.txn_operations", limits.txn_operations.into())?;
+    rule(loaded, (1..=TXN_MAX).contains(&limits.txn_bytes), &["limits.txn_bytes"], || {
+        format!(
+            "a transaction of {} does not fit into a log entry; use 1B to {}",
+            show_size(limits.txn_bytes),
+            show_size(TXN_MAX)
+        )
+    })?;
+    not_zero(loaded, "limits.watches", limits.watches.into())?;
+    time(loaded, "watch.progress", loaded.config.watch.progress)?;
     not_zero(loaded, "limits.headers", limits.headers.into())?;
     rule(
         loaded,

@@ -46,6 +46,8 @@ pub struct Config {
     pub raft: Raft,
     /// What one client may ask for.
     pub limits: Limits,
+    /// `[watch]`
+    pub watch: Watch,
     /// Connections of clients and peers.
     pub http: Http,
     /// What is written to standard error.
@@ -90,6 +92,17 @@ pub struct Storage {
     /// Bytes of log kept behind a checkpoint for followers that lag.
     #[serde(with = "units::size")]
     pub log_retain: u64,
+    /// Changes that can be read and watched after the fact.
+    pub history: u64,
+    /// Bytes of them.
+    #[serde(with = "units::size")]
+    pub history_bytes: u64,
+    /// How long the outcome of a request with an `Idempotency-Key` is kept.
+    #[serde(with = "units::duration")]
+    pub idempotency_window: Duration,
+    /// Bytes of such outcomes.
+    #[serde(with = "units::size")]
+    pub idempotency_bytes: u64,
     /// The disk is read for damage this often. Zero: never.
     #[serde(with = "units::duration")]
     pub scrub_interval: Duration,
@@ -202,6 +215,13 @@ pub struct Limits {
     pub in_flight: u32,
     /// Items in one page of a listing.
     pub list_items: u32,
+    /// Comparisons and operations of a transaction.
+    pub txn_operations: u32,
+    /// Bytes of a transaction's body.
+    #[serde(with = "units::size")]
+    pub txn_bytes: u64,
+    /// Watches being served.
+    pub watches: u32,
     /// How long a request may take when it does not say.
     #[serde(with = "units::duration")]
     pub request_timeout: Duration,
@@ -213,6 +233,18 @@ pub struct Limits {
     /// Bytes of a request's first line and headers together.
     #[serde(with = "units::size")]
     pub header_bytes: u64,
+}
+
+/// `[watch]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Watch {
+    /// How often a watch says how far it is when nothing changes.
+    #[serde(with = "units::duration")]
+    pub progress: Duration,
+    /// Bytes of recent changes that all watches share in memory.
+    #[serde(with = "units::size")]
+    pub recent: u64,
 }
 
 /// `[http]`
@@ -324,6 +356,10 @@ impl Default for Storage {
             checkpoint_log: 128 << 20,
             checkpoint_interval: Duration::from_secs(30),
             log_retain: 64 << 20,
+            history: 100_000,
+            history_bytes: 64 << 20,
+            idempotency_window: Duration::from_hours(24),
+            idempotency_bytes: 64 << 20,
             scrub_interval: Duration::from_hours(24),
             scrub_rate: 8 << 20,
         }
@@ -353,11 +389,20 @@ impl Default for Limits {
             connections: 10_000,
             in_flight: 4096,
             list_items: 1000,
+            txn_operations: 1024,
+            txn_bytes: 8 << 20,
+            watches: 8192,
             request_timeout: Duration::from_secs(5),
             max_timeout: Duration::from_mins(1),
             headers: 64,
             header_bytes: 32 << 10,
         }
+    }
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { progress: Duration::from_secs(10), recent: 16 << 20 }
     }
 }
 

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::machine::{Applied, DELETE_MAX, Gone};
 use crate::node::{PeerError, ReadError, WriteError};
 use crate::store::StoreError;
 
@@ -27,6 +28,8 @@ pub(super) enum ApiError {
         /// The key's tag; `None`: there is no such key.
         current: Option<u64>,
     },
+    /// A write with a fence that is not up.
+    Fenced(String),
     /// A key over the limit.
     KeyTooLarge {
         /// Bytes allowed.
@@ -52,6 +55,25 @@ pub(super) enum ApiError {
     Misdirected(String),
     /// Well-formed and impossible.
     Unprocessable(String),
+    /// Well-formed, and beyond a limit.
+    Beyond {
+        /// Of what.
+        what: &'static str,
+        /// How much is allowed.
+        limit: u64,
+        /// How much was found, at least.
+        actual: u64,
+    },
+    /// The past that was asked for is no longer known.
+    Compacted {
+        /// The oldest revision that is.
+        oldest: u64,
+    },
+    /// The value does not reach into the range that was asked for.
+    NotSatisfiable {
+        /// Bytes of the value.
+        size: u64,
+    },
     /// Too many requests in flight.
     Overloaded,
     /// Nobody leads.
@@ -123,6 +145,9 @@ pub(super) struct Problem {
     /// The key's `ETag` when a condition failed; absent when there is no such key.
     #[serde(skip_serializing_if = "Option::is_none")]
     current_etag: Option<String>,
+    /// The oldest revision that is known, when an older one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_revision: Option<u64>,
 }
 
 /// Status, code, title: side by side and without a wildcard arm, so that a new error does
@@ -139,6 +164,9 @@ impl ApiError {
             Self::PreconditionFailed { .. } => {
                 (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed")
             }
+            Self::Fenced(_) => {
+                (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed")
+            }
             Self::KeyTooLarge { .. } => (StatusCode::URI_TOO_LONG, "too-large", "Key too large"),
             Self::HeadTooLarge { .. } => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-large", "Headers too large")
@@ -149,6 +177,13 @@ impl ApiError {
             }
             Self::Unprocessable(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "Unprocessable")
+            }
+            Self::Beyond { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "Unprocessable")
+            }
+            Self::Compacted { .. } => (StatusCode::GONE, "compacted", "No longer known"),
+            Self::NotSatisfiable { .. } => {
+                (StatusCode::RANGE_NOT_SATISFIABLE, "range-not-satisfiable", "No such range")
             }
             Self::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "overloaded", "Overloaded"),
             Self::NoLeader(_) => (StatusCode::SERVICE_UNAVAILABLE, "no-leader", "No leader"),
@@ -178,6 +213,7 @@ impl ApiError {
             | Self::NotTransferred(detail)
             | Self::Draining(detail)
             | Self::Conflict(detail)
+            | Self::Fenced(detail)
             | Self::Damaged(detail) => detail.clone(),
             Self::MethodNotAllowed => "this route has other methods; see the Allow header".into(),
             Self::TooSlow => "the body did not arrive in time".into(),
@@ -193,6 +229,13 @@ impl ApiError {
             }
             Self::TooLarge { limit, .. } => format!("the body may have at most {limit} bytes"),
             Self::Rebuilding => "this node's database was damaged and is being made anew".into(),
+            Self::Beyond { what, limit, actual } => {
+                format!("{what}: at most {limit} are allowed, these are {actual}")
+            }
+            Self::Compacted { oldest } => {
+                format!("the oldest revision that is still known is {oldest}")
+            }
+            Self::NotSatisfiable { size } => format!("the value has {size} bytes"),
             Self::Overloaded => "too many requests are in flight on this node".into(),
             Self::NoLeader(detail) | Self::OutcomeUnknown(detail) | Self::NoSpace(detail) => {
                 (*detail).into()
@@ -207,6 +250,7 @@ impl ApiError {
         match self {
             Self::KeyTooLarge { limit, actual }
             | Self::HeadTooLarge { limit, actual }
+            | Self::Beyond { limit, actual, .. }
             | Self::QuotaExceeded { limit, actual } => (Some(*limit), Some(*actual)),
             Self::TooLarge { limit, actual } => (Some(*limit), *actual),
             Self::BadRequest(_)
@@ -214,8 +258,11 @@ impl ApiError {
             | Self::MethodNotAllowed
             | Self::TooSlow
             | Self::PreconditionFailed { .. }
+            | Self::Fenced(_)
             | Self::Misdirected(_)
             | Self::Unprocessable(_)
+            | Self::Compacted { .. }
+            | Self::NotSatisfiable { .. }
             | Self::Overloaded
             | Self::NoLeader(_)
             | Self::NotTransferred(_)
@@ -244,11 +291,15 @@ impl IntoResponse for ApiError {
             | Self::MethodNotAllowed
             | Self::TooSlow
             | Self::PreconditionFailed { .. }
+            | Self::Fenced(_)
             | Self::KeyTooLarge { .. }
             | Self::HeadTooLarge { .. }
             | Self::TooLarge { .. }
             | Self::Misdirected(_)
             | Self::Unprocessable(_)
+            | Self::Beyond { .. }
+            | Self::Compacted { .. }
+            | Self::NotSatisfiable { .. }
             | Self::OutcomeUnknown(_)
             | Self::QuotaExceeded { .. }
             | Self::NoSpace(_)
@@ -271,6 +322,10 @@ impl IntoResponse for ApiError {
             limit,
             actual,
             current_etag: current_etag.clone(),
+            oldest_revision: match self {
+                Self::Compacted { oldest } => Some(oldest),
+                _ => None,
+            },
         };
         let mut response = status.into_response();
         if retryable {
@@ -286,6 +341,53 @@ impl IntoResponse for ApiError {
         }
         response.extensions_mut().insert(problem);
         response
+    }
+}
+
+impl ApiError {
+    /// Why a command that was carried out did not do what it was meant to.
+    pub(super) fn of(applied: Applied) -> Self {
+        match applied {
+            Applied::ConditionFailed { current } => Self::PreconditionFailed { current },
+            Applied::NoKey => Self::NotFound("there is no such key".into()),
+            Applied::NoLease { id } => Self::NotFound(format!("there is no lease {id}")),
+            Applied::NoLock => Self::NotFound("nobody holds or awaits that lock so".into()),
+            Applied::LeaseExists { id } => Self::Conflict(format!("there is a lease {id} already")),
+            Applied::Held { token } => {
+                Self::Conflict(format!("somebody holds this lock, with token {token}"))
+            }
+            Applied::Fenced { current: Some(token) } => {
+                Self::Fenced(format!("the lock is held with token {token}"))
+            }
+            Applied::Fenced { current: None } => Self::Fenced("nobody holds the lock".into()),
+            Applied::OtherRequest => Self::Unprocessable(
+                "this Idempotency-Key was given to another request before".into(),
+            ),
+            Applied::TooMany { actual } => {
+                Self::Beyond { what: "keys to delete at once", limit: DELETE_MAX, actual }
+            }
+            Applied::Replayed(first) => Self::of(*first),
+            Applied::Unknown
+            | Applied::Put(_)
+            | Applied::Deleted { .. }
+            | Applied::Touched { .. }
+            | Applied::Granted(_)
+            | Applied::KeptAlive { .. }
+            | Applied::Revoked { .. }
+            | Applied::Locked { .. }
+            | Applied::Unlocked { .. }
+            | Applied::Txn { .. }
+            | Applied::Batch { .. }
+            | Applied::Tidied { .. } => Self::OutcomeUnknown(
+                "the leader runs another version and did not understand the command",
+            ),
+        }
+    }
+}
+
+impl From<Gone> for ApiError {
+    fn from(gone: Gone) -> Self {
+        Self::Compacted { oldest: gone.oldest }
     }
 }
 

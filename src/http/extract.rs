@@ -17,7 +17,7 @@ use crate::machine::{Conditions, KEY_MAX, Tags};
 const BODY_RATE: u64 = 64 << 10;
 
 /// Decodes `%XX`, once. `plus`: `+` means a space, as in queries.
-fn percent_decode(text: &str, plus: bool) -> Result<Vec<u8>, ApiError> {
+pub(super) fn percent_decode(text: &str, plus: bool) -> Result<Vec<u8>, ApiError> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     let bad = || ApiError::BadRequest(format!("'%' is not followed by two hex digits in {text:?}"));

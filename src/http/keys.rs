@@ -13,7 +13,7 @@ use super::Edge;
 use super::error::{ApiError, Problem, etag};
 use super::extract::{self, Query};
 use super::value;
-use crate::machine::{Applied, CONTENT_TYPE_MAX, Command, Record, Tags, View};
+use crate::machine::{self, Applied, CONTENT_TYPE_MAX, Command, Life, Record, Tags, View};
 use crate::node::Consistency;
 
 /// Where the keys are.
@@ -209,9 +209,10 @@ pub(super) async fn put(State(edge): State<Edge>, request: Request) -> Result<Re
     }
     let limits = &edge.config.limits;
     let value = extract::body(&head.headers, body, limits.value, &edge.config.http).await?;
-    let command = Command::Put { key: key.clone(), value, content_type, conditions, prev };
+    let life = Life::Endless;
+    let command = Command::Put { key: key.clone(), value, content_type, life, conditions, prev };
     match edge.handle.propose(command, timeout).await? {
-        Applied::Put { revision, create_revision, version, prev } => {
+        Applied::Put(machine::Written { revision, create_revision, version, prev, .. }) => {
             let created = version == 1;
             let (text, key_b64) = shown_key(&key);
             let written = Written {
@@ -228,13 +229,8 @@ pub(super) async fn put(State(edge): State<Edge>, request: Request) -> Result<Re
             let status = if created { StatusCode::CREATED } else { StatusCode::OK };
             Ok((status, [(header::ETAG, etag(revision))], Json(written)).into_response())
         }
-        Applied::ConditionFailed { current } => Err(ApiError::PreconditionFailed { current }),
-        Applied::Deleted { .. } | Applied::Unknown => Err(another_version()),
+        other => Err(ApiError::of(other)),
     }
-}
-
-pub(super) fn another_version() -> ApiError {
-    ApiError::OutcomeUnknown("the leader runs another version and did not understand the command")
 }
 
 fn refuse_idempotency(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -431,8 +427,7 @@ pub(super) async fn delete(
             let prev = prev.map(|prev| Envelope::new(&key, &prev.as_record(), true));
             Ok(Json(Deleted { deleted, revision, prev }).into_response())
         }
-        Applied::ConditionFailed { current } => Err(ApiError::PreconditionFailed { current }),
-        Applied::Put { .. } | Applied::Unknown => Err(another_version()),
+        other => Err(ApiError::of(other)),
     }
 }
 

@@ -11,8 +11,7 @@ use utoipa::ToSchema;
 use super::Edge;
 use super::error::{ApiError, Problem};
 use super::extract::{self, Query};
-use super::keys::another_version;
-use crate::machine::{Applied, Command, Conditions};
+use crate::machine::{Applied, Command, Conditions, Life};
 use crate::node::{Consistency, RoleName};
 
 /// Room for the field's name and its encoding in a form body.
@@ -67,14 +66,13 @@ pub(super) async fn set(State(edge): State<Edge>, request: Request) -> Result<Re
         key,
         value: value.clone(),
         content_type: "text/plain; charset=utf-8".into(),
+        life: Life::Endless,
         conditions: Conditions::default(),
         prev: false,
     };
     match edge.handle.propose(command, limits.request_timeout).await? {
-        Applied::Put { .. } => Ok(text(value)),
-        Applied::Deleted { .. } | Applied::ConditionFailed { .. } | Applied::Unknown => {
-            Err(another_version())
-        }
+        Applied::Put(_) => Ok(text(value)),
+        other => Err(ApiError::of(other)),
     }
 }
 

@@ -7,6 +7,7 @@
 //! Left out: who may do what. Until there are credentials a node listens where it is told,
 //! by default on loopback alone.
 
+mod access;
 mod admin;
 mod backup;
 mod cluster;
@@ -19,6 +20,7 @@ mod list;
 mod members;
 mod ops;
 mod pace;
+mod propose;
 mod raft;
 mod serve;
 mod value;

@@ -508,6 +508,16 @@ impl Code for Command {
     }
 }
 
+impl Command {
+    /// The payload of a log entry for this command and nothing else.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(64);
+        self.put(&mut out);
+        out.into()
+    }
+}
+
 /// Where a payload begins with an [`Once`] or a [`Fence`], before its command.
 const ONCE: u8 = 64;
 const FENCE: u8 = 65;
@@ -553,9 +563,7 @@ impl Request {
 
 impl Code for Written {
     fn put(&self, out: &mut Vec<u8>) {
-        for number in
-            [self.revision, self.create_revision, self.version, self.lease, self.ttl_ms]
-        {
+        for number in [self.revision, self.create_revision, self.version, self.lease, self.ttl_ms] {
             number.put(out);
         }
         self.prev.put(out);
@@ -736,7 +744,8 @@ impl Applied {
                 if count > input.all.len() - input.at {
                     return None;
                 }
-                let outcomes = (0..count).map(|_| Self::parse(input, deeper)).collect::<Option<_>>();
+                let outcomes =
+                    (0..count).map(|_| Self::parse(input, deeper)).collect::<Option<_>>();
                 Self::Batch { outcomes: outcomes? }
             }
             14 => Self::Tidied { more: bool::parse(input)? },

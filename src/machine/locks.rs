@@ -133,11 +133,7 @@ impl State<'_, '_> {
         let owned = owned_place(claim.lease, name);
         self.unset(Tree::Meta, &owned, &claim.ticket.to_le_bytes())?;
         if claim.token == 0 {
-            return self.unset(
-                Tree::Meta,
-                &waiting_place(name, claim.ticket),
-                &claim.encode(),
-            );
+            return self.unset(Tree::Meta, &waiting_place(name, claim.ticket), &claim.encode());
         }
         let lock = lock_place(name);
         let Some((at, waiting)) = self.under(Tree::Meta, &queue_place(name), 1)?.pop() else {

@@ -78,9 +78,7 @@ impl State<'_, '_> {
             }
             Command::Delete { key, conditions, prev } => self.delete(key, conditions, *prev),
             Command::DeleteRange { span } => self.delete_range(span),
-            Command::Touch { key, ttl_ms, conditions } => {
-                self.touch_key(key, *ttl_ms, conditions)
-            }
+            Command::Touch { key, ttl_ms, conditions } => self.touch_key(key, *ttl_ms, conditions),
             Command::Grant { id, ttl_ms } => self.grant_as(*id, *ttl_ms),
             Command::KeepAlive { ids } => self.keep_alive(ids),
             Command::Revoke { id } => self.revoke(*id),

@@ -92,7 +92,7 @@ pub fn is_due(snapshot: &Snapshot, now_ms: u64, tidy: &Tidy) -> Result<bool, Sto
     if is_over(snapshot.entries(Tree::Session), state.session_bytes, count, bytes) {
         return Ok(true);
     }
-    if snapshot.entries(Tree::Ttl) == 0 {
+    if !tidy.expire || snapshot.entries(Tree::Ttl) == 0 {
         return Ok(false);
     }
     let end = now_ms.saturating_add(1).to_be_bytes();

@@ -187,6 +187,13 @@ impl View {
         self.snapshot.state().time_ms
     }
 
+    /// Bytes that only the past takes, roughly.
+    #[must_use]
+    pub fn past_bytes(&self) -> u64 {
+        let state = self.snapshot.state();
+        state.history_bytes + state.session_bytes
+    }
+
     /// Changes up to and with this revision are no longer known.
     #[must_use]
     pub fn compact_revision(&self) -> u64 {
@@ -243,16 +250,15 @@ impl View {
         let mut next = || if range.reverse { changed.pop_last() } else { changed.pop_first() };
         let mut due = next();
         let (mut error, mut going) = (None, true);
-        let mut then = |key: &[u8], visit: &mut dyn FnMut(Item<'_>) -> bool| {
-            match history.at(key, revision) {
+        let mut then =
+            |key: &[u8], visit: &mut dyn FnMut(Item<'_>) -> bool| match history.at(key, revision) {
                 Ok(Some(record)) => visit(Item { key, record }),
                 Ok(None) => true,
                 Err(wrong) => {
                     error = Some(wrong);
                     false
                 }
-            }
-        };
+            };
         self.scan(range, |item| {
             while let Some(key) = due.filter(|key| is_before(key, item.key)) {
                 going = then(key, &mut visit);

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::backup::Backup;
 use super::scrub::{Order, ScrubError, Scrubbed};
 use super::work::{Answer, Compacted, Event, NotCompacted};
-use crate::machine::{Applied, Command, View};
+use crate::machine::{Applied, Request, View};
 use crate::peers::{self, ForwardError, Peers, Reply};
 use crate::raft::types::Index;
 use crate::store::{Disk, PinnedCheckpoint, Published};
@@ -228,6 +228,8 @@ pub(super) struct Shared {
     pub(super) inbox: mpsc::Sender<Mail>,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) published: Published,
+    /// The newest entry that readers find applied.
+    pub(super) applied: watch::Receiver<u64>,
     pub(super) peers: Peers,
     pub(super) draining: AtomicBool,
     pub(super) quota: u64,
@@ -258,13 +260,14 @@ impl Handle {
     /// See [`WriteError`]; all but `Unknown` mean that nothing was changed.
     pub async fn propose(
         &self,
-        command: Command,
+        request: impl Into<Request>,
         timeout: Duration,
     ) -> Result<Applied, WriteError> {
-        if matches!(command, Command::Put { .. }) {
+        let request = request.into();
+        if request.command.grows() {
             self.within_quota()?;
         }
-        let payload = command.encode();
+        let payload = request.encode();
         let deadline = Instant::now() + timeout;
         let mut status = self.shared.status.clone();
         loop {
@@ -308,7 +311,10 @@ impl Handle {
     }
 
     fn within_quota(&self) -> Result<(), WriteError> {
-        let (limit, actual) = (self.shared.quota, self.shared.status.borrow().db_live_bytes);
+        // The past has limits of its own, and what is deleted must make room at once.
+        let past = self.stale_view().past_bytes();
+        let actual = self.shared.status.borrow().db_live_bytes.saturating_sub(past);
+        let limit = self.shared.quota;
         if actual >= limit { Err(WriteError::Full { limit, actual }) } else { Ok(()) }
     }
 
@@ -373,9 +379,15 @@ impl Handle {
         if self.stale_view().applied().0 >= revision {
             return true;
         }
-        let mut status = self.shared.status.clone();
-        let applied = status.wait_for(|status| status.applied_index >= revision);
-        matches!(tokio::time::timeout(timeout, applied).await, Ok(Ok(_)))
+        let mut applied = self.applied();
+        let reached = applied.wait_for(|applied| *applied >= revision);
+        matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
+    }
+
+    /// Follows what is applied here: index of the newest entry.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.shared.applied.clone()
     }
 
     /// This replica as it is, without waiting.
@@ -549,9 +561,9 @@ impl Handle {
                     "not a command forwarded to this node of this cluster".into(),
                 )
             })?;
-        let command = Command::decode(&payload)
+        let request = Request::decode(&payload)
             .ok_or_else(|| PeerError::Malformed("not a command of this version".into()))?;
-        if matches!(command, Command::Put { .. })
+        if request.command.grows()
             && let Err(WriteError::Full { limit, actual }) = self.within_quota()
         {
             return Ok(peers::encode_reply(&Reply::Full(limit, actual)));

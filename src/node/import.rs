@@ -16,7 +16,7 @@ use super::core::Core;
 use super::work::{Answer, Event, Work};
 use super::{Locks, core_options, lock, open_options};
 use crate::config::Config;
-use crate::machine::{Applied, Command, Conditions, KEY_MAX};
+use crate::machine::{Applied, Command, Conditions, KEY_MAX, Life};
 use crate::store::db::discard;
 use crate::store::disk::{LinuxDisk, parent};
 use crate::store::{Db, Disk, StoreError};
@@ -191,6 +191,7 @@ impl Importer {
             key: Bytes::copy_from_slice(key),
             value: Bytes::copy_from_slice(value),
             content_type: content_type.to_owned(),
+            life: Life::Endless,
             conditions: Conditions::default(),
             prev: false,
         };
@@ -215,8 +216,7 @@ impl Importer {
         self.core.handle(Event::Propose(batch), &mut self.work)?;
         self.settle()?;
         let answers = std::mem::take(&mut self.work.answers);
-        let written =
-            answers.iter().filter(|(_, a)| matches!(a, Answer::Written(Applied::Put { .. })));
+        let written = answers.iter().filter(|(_, a)| matches!(a, Answer::Written(Applied::Put(_))));
         assert_eq!(written.count(), proposed, "a node alone carries out what it is asked");
         if self.core.db().live_bytes() > self.quota {
             return Err(StoreError::Full { limit: self.quota });

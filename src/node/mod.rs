@@ -45,6 +45,7 @@ pub use work::{
 };
 
 use crate::config::Config;
+use crate::machine::Tidy;
 use crate::metrics::Metrics;
 pub use crate::peers::NotHandedOver;
 use crate::peers::Peers;
@@ -115,6 +116,7 @@ impl Node {
             })?;
         let core = Core::new(parts, core_options(config));
         let (status_sender, status) = watch::channel(Arc::default());
+        let (applied_sender, applied) = watch::channel(core.applied().0);
         let (stopping, _) = watch::channel(false);
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
         let pace = Arc::new(pace::DiskPace::new());
@@ -134,6 +136,7 @@ impl Node {
                 inbox: outbox.clone(),
                 status,
                 published: core.published(),
+                applied,
                 peers: peers.clone(),
                 draining: AtomicBool::new(false),
                 quota: config.storage.quota,
@@ -151,6 +154,7 @@ impl Node {
             inbox,
             outbox,
             status: status_sender,
+            applied: applied_sender,
             peers,
             runtime,
             measure,
@@ -326,6 +330,15 @@ fn core_options(config: &Config) -> CoreOptions {
         mark_ticks: u64::try_from(50_u128.div_ceil(tick)).map_or(2, |ticks| ticks.max(2)),
         log_retain_bytes: config.storage.log_retain,
         digest_entries: DIGEST_ENTRIES,
+        tidy: Tidy {
+            expire: true,
+            history_events: config.storage.history,
+            history_bytes: config.storage.history_bytes,
+            once_ms: u64::try_from(config.storage.idempotency_window.as_millis())
+                .unwrap_or(u64::MAX),
+            once_count: u64::MAX,
+            once_bytes: config.storage.idempotency_bytes,
+        },
     }
 }
 

@@ -84,6 +84,8 @@ pub(super) struct Shell {
     pub(super) inbox: mpsc::Receiver<Mail>,
     pub(super) outbox: mpsc::Sender<Mail>,
     pub(super) status: watch::Sender<Arc<Status>>,
+    /// The newest entry that readers find applied.
+    pub(super) applied: watch::Sender<u64>,
     pub(super) peers: Peers,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) measure: Measure,
@@ -206,6 +208,8 @@ impl Turns {
             }
             self.core.turn(&mut work)?;
             self.follow_members();
+            let applied = self.core.applied().0;
+            self.shell.applied.send_if_modified(|told| std::mem::replace(told, applied) != applied);
             self.hand_out(&mut work);
             self.shell.measure.turn(&self.core, &work.measured, ticked);
             work.measured = super::work::Measured::default();

@@ -33,7 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use mmapd::machine::{Applied, Command, Conditions, Tags};
+use mmapd::machine::{Applied, Command, Conditions, Life, Tags, Tidy, Written};
 use mmapd::node::{
     Answer, Arrived, CompactionJob, Core, CoreOptions, Event, NotCompacted, Now, OpenOptions,
     Outgoing, Shipment, Work, open,

@@ -67,6 +67,9 @@ impl<W> Core<W> {
             work.measured.applied += upto.0 - self.applied.0;
             self.applied = upto;
             for (id, applied) in outcomes {
+                if let Some(machine::Applied::Tidied { more }) = &applied {
+                    self.tidying.more = *more;
+                }
                 self.answer(id, applied, work);
             }
             // After the loss of a database it has been there before.

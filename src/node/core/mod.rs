@@ -26,6 +26,7 @@ mod handover;
 mod health;
 mod members;
 mod replicate;
+mod tidy;
 mod window;
 
 pub use compact::{CompactionDone, CompactionJob};
@@ -40,6 +41,7 @@ use members::Lives;
 
 use super::open::Parts;
 use super::work::{Answer, Arrived, Event, Garbage, Work};
+use crate::machine::Tidy;
 use crate::raft::Raft;
 use crate::raft::message::{
     Append, AppendSource, Effects, Input, IoToken, Message, ReadOutcome, Refusal, Replicate,
@@ -78,6 +80,8 @@ pub struct CoreOptions {
     pub log_retain_bytes: u64,
     /// Nodes compare the digests of their states at multiples of this many entries.
     pub digest_entries: u64,
+    /// What is kept of the past, when this node leads.
+    pub tidy: Tidy,
 }
 
 /// Time as the shell sees it, once a turn.
@@ -147,6 +151,7 @@ pub struct Core<W> {
     time_ms: u64,
     health: Health,
     lives: Lives,
+    tidying: tidy::Tidying,
     /// The files say that entries were lost, nobody knows which.
     amnesia_noted: bool,
     /// Peers that a snapshot is on its way to.
@@ -169,6 +174,7 @@ impl<W> Core<W> {
             health,
             shipping: BTreeSet::new(),
             lives: Lives::default(),
+            tidying: tidy::Tidying::default(),
             checkpoint_wanted: false,
             us,
             options,
@@ -325,6 +331,7 @@ impl<W> Core<W> {
         self.step(Input::Clock { now: self.now.mono_us }, work)?;
         self.step(Input::Tick, work)?;
         self.record_lives(work)?;
+        self.tidy_when_due(work)?;
         if !self.syncing && self.ticks - self.wrote_at_tick >= self.options.mark_ticks {
             // Written in this turn; once, so an idle node stays idle.
             self.log.stage_mark();
@@ -356,6 +363,9 @@ impl<W> Core<W> {
         self.write(work)?;
         self.send_entries(work);
         self.apply(work)?;
+        if self.tidying.more {
+            self.tidy_when_due(work)?;
+        }
         self.swap_compacted(work)?;
         self.checkpoint_when_due(work)?;
         // Applying may have let the protocol decide something that must be written.

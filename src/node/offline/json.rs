@@ -3,11 +3,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{Checked, DbChecked, Line, meaning};
-use crate::machine::{Command, Conditions, Record, Tags};
+use crate::machine::{Command, Conditions, Record, Request, Tags};
 use crate::raft::types::EntryKind;
 use crate::store::Entry;
 use crate::store::inspect::{Checkpoint, Finding, LogReport, SlotOfMeta};
@@ -86,6 +87,9 @@ struct CommandOut {
     encoding: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<String>,
+    /// Of a transaction or a batch: how many steps it has at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writes: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     if_match: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -200,13 +204,30 @@ fn tags(tags: Option<&Tags>) -> Option<Value> {
 
 impl CommandOut {
     fn new(command: &Command, values: bool) -> Self {
-        let (key, key_b64) = shown_key(command.key());
-        let (op, value, content_type, conditions): (_, _, _, &Conditions) = match command {
-            Command::Put { value, content_type, conditions, .. } => {
-                ("put", Some(value), Some(content_type.clone()), conditions)
-            }
-            Command::Delete { conditions, .. } => ("delete", None, None, conditions),
+        let (op, key, conditions): (_, Option<&Bytes>, Option<&Conditions>) = match command {
+            Command::Put { key, conditions, .. } => ("put", Some(key), Some(conditions)),
+            Command::Delete { key, conditions, .. } => ("delete", Some(key), Some(conditions)),
+            Command::Touch { key, conditions, .. } => ("touch", Some(key), Some(conditions)),
+            Command::DeleteRange { span } => ("delete-range", Some(&span.start), None),
+            Command::Grant { .. } => ("grant", None, None),
+            Command::KeepAlive { .. } => ("keep-alive", None, None),
+            Command::Revoke { .. } => ("revoke", None, None),
+            Command::Lock { name, .. } => ("lock", Some(name), None),
+            Command::Unlock { name, .. } => ("unlock", Some(name), None),
+            Command::Txn(_) => ("txn", None, None),
+            Command::Batch(_) => ("batch", None, None),
+            Command::Tidy(_) => ("tidy", None, None),
         };
+        let writes = match command {
+            Command::Txn(txn) => Some(txn.then.len().max(txn.otherwise.len())),
+            Command::Batch(writes) => Some(writes.len()),
+            _ => None,
+        };
+        let (value, content_type) = match command {
+            Command::Put { value, content_type, .. } => (Some(value), Some(content_type.clone())),
+            _ => (None, None),
+        };
+        let (key, key_b64) = key.map_or((None, None), |key| shown_key(key));
         let (value, encoding) = value.filter(|_| values).map(|value| shown(value)).unzip();
         Self {
             op,
@@ -215,15 +236,16 @@ impl CommandOut {
             value,
             encoding,
             content_type,
-            if_match: tags(conditions.if_match.as_ref()),
-            if_none_match: tags(conditions.if_none_match.as_ref()),
+            writes,
+            if_match: conditions.and_then(|it| tags(it.if_match.as_ref())),
+            if_none_match: conditions.and_then(|it| tags(it.if_none_match.as_ref())),
         }
     }
 }
 
 fn entry_out(entry: &Entry, values: bool) -> Out<'static> {
-    let command = (entry.kind == EntryKind::Command).then(|| Command::decode(&entry.payload));
-    let command = command.flatten().map(|command| CommandOut::new(&command, values));
+    let command = (entry.kind == EntryKind::Command).then(|| Request::decode(&entry.payload));
+    let command = command.flatten().map(|request| CommandOut::new(&request.command, values));
     let members =
         (entry.kind == EntryKind::Config).then(|| wire::decode_membership(&entry.payload));
     let voters = members.and_then(Result::ok);

@@ -369,11 +369,9 @@ struct Digesting<'a> {
 
 impl Seen for Digesting<'_> {
     fn pair(&mut self, tree: Tree, key: &[u8], value: &[u8]) -> bool {
-        if tree == Tree::Kv {
-            self.digest = self.digest.wrapping_add(machine::digest(key, value));
-            if self.strange.is_none() && Record::decode(value).is_none() {
-                self.strange = Some(Bytes::copy_from_slice(key));
-            }
+        self.digest = self.digest.wrapping_add(machine::digest(tree, key, value));
+        if tree == Tree::Kv && self.strange.is_none() && Record::decode(value).is_none() {
+            self.strange = Some(Bytes::copy_from_slice(key));
         }
         true
     }

@@ -113,6 +113,7 @@ impl Sim {
             key,
             value: Bytes::from_static(b"1"),
             content_type: String::new(),
+            life: Life::Endless,
             conditions: Conditions::default(),
             prev: false,
         };

@@ -59,7 +59,8 @@ impl Sim {
                     }
                 };
                 let value = Bytes::copy_from_slice(value);
-                Command::Put { key, value, content_type: String::new(), conditions, prev: false }
+                let (content_type, life) = (String::new(), Life::Endless);
+                Command::Put { key, value, content_type, life, conditions, prev: false }
             }
             Action::Delete { .. } | Action::Get => {
                 Command::Delete { key, conditions: Conditions::default(), prev: false }
@@ -116,7 +117,7 @@ impl Sim {
         let Some((_, _, key, _)) = &self.clients[client].op else { return };
         let key = key.clone();
         let outcome = match answer {
-            Answer::Written(Applied::Put { revision, version, .. }) => {
+            Answer::Written(Applied::Put(Written { revision, version, .. })) => {
                 let Some((_, Action::Put { value, .. }, ..)) = &self.clients[client].op else {
                     return;
                 };
@@ -128,7 +129,7 @@ impl Sim {
                 Outcome::Done { revision: None, existed: Some(deleted == 1) }
             }
             Answer::Written(Applied::ConditionFailed { .. }) => Outcome::Mismatch,
-            Answer::Written(Applied::Unknown)
+            Answer::Written(_)
             | Answer::Unknown
             | Answer::Installed(_)
             | Answer::Changed(_)

@@ -59,6 +59,14 @@ impl Sim {
             mark_ticks: 2,
             log_retain_bytes: self.plan.retain_bytes,
             digest_entries: 64,
+            tidy: Tidy {
+                expire: true,
+                history_events: 64,
+                history_bytes: 64 << 10,
+                once_ms: 60_000,
+                once_count: 64,
+                once_bytes: 64 << 10,
+            },
         };
         if let Some((index, chain)) = it.acked
             && index >= parts.log.first().0
