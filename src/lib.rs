@@ -11,11 +11,13 @@
 //! | [`peers`] | carries those bytes over HTTP | decide anything |
 //! | [`node`] | turns decisions of `raft` into effects, in one fixed order | parse HTTP |
 //! | [`http`] | the REST service | know roles or peers |
+//! | [`client`] | a client of the REST service, for programs in Rust | know a node from inside |
 //! | [`config`], [`metrics`], [`cli`] | settings, numbers, the command line | |
 //!
 //! `ARCHITECTURE.md` tells the same at more length and follows a write through it.
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod http;
 pub mod machine;

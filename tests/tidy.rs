@@ -21,7 +21,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("http", &["node", "machine", "store", "metrics", "config"]),
     ("config", &[]),
     ("metrics", &[]),
-    ("client", &["http"]),
+    // `config`: durations are written as they are there.
+    ("client", &["config"]),
     ("cli", &["config", "client", "http", "metrics", "node", "store"]),
 ];
 

@@ -1,0 +1,99 @@
+//! What can go wrong, and what became of the write then.
+
+use serde::Deserialize;
+
+/// Did a failed write happen?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It did not, and will not.
+    NotApplied,
+    /// It may have, or may still.
+    Unknown,
+    /// It did.
+    Applied,
+}
+
+/// A refusal, as the service words it (RFC 9457).
+#[derive(Clone, Debug, Deserialize)]
+pub struct Problem {
+    /// Name of the kind, such as `precondition-failed`: branch on this.
+    pub code: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened this time, for people.
+    #[serde(default)]
+    pub detail: String,
+    /// Did a write happen?
+    pub outcome: Outcome,
+    /// May the same request succeed later?
+    #[serde(default)]
+    pub retryable: bool,
+    /// The request's id, to be found in logs.
+    #[serde(default)]
+    pub request_id: String,
+    /// What is allowed.
+    #[serde(default)]
+    pub limit: Option<u64>,
+    /// What was found.
+    #[serde(default)]
+    pub actual: Option<u64>,
+    /// The key's `ETag` when a condition failed.
+    #[serde(default)]
+    pub current_etag: Option<String>,
+    /// The oldest revision that is known, when an older one was asked for.
+    #[serde(default)]
+    pub oldest_revision: Option<u64>,
+}
+
+impl Problem {
+    /// The revision the key is at, when a condition failed; `None`: there is no such key.
+    #[must_use]
+    pub fn current_revision(&self) -> Option<u64> {
+        self.current_etag.as_ref()?.trim_matches('"').parse().ok()
+    }
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The service refused.
+    #[error("{} ({}): {}", .0.code, .0.status, .0.detail)]
+    Refused(Box<Problem>),
+    /// No node could be asked, as often as was tried: nothing was changed.
+    #[error("no node could be reached: {0}")]
+    Unreachable(String),
+    /// The connection broke after the request had left: a write may have happened.
+    #[error("the connection broke before the answer: {0}")]
+    Broken(String),
+    /// An answer that this client does not understand.
+    #[error("an answer that is none of mmapd's: {0}")]
+    Unexpected(String),
+    /// The call makes no sense: nothing was sent.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Error {
+    /// The refusal, if it is one.
+    #[must_use]
+    pub fn problem(&self) -> Option<&Problem> {
+        if let Self::Refused(problem) = self { Some(problem) } else { None }
+    }
+
+    /// Is it a refusal of this kind?
+    #[must_use]
+    pub fn is(&self, code: &str) -> bool {
+        self.problem().is_some_and(|problem| problem.code == code)
+    }
+
+    /// What became of a write.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Refused(problem) => problem.outcome,
+            Self::Unreachable(_) | Self::Invalid(_) => Outcome::NotApplied,
+            Self::Broken(_) | Self::Unexpected(_) => Outcome::Unknown,
+        }
+    }
+}
