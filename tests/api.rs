@@ -200,6 +200,8 @@ fn a_full_database_still_reads_and_deletes() {
 fn a_compaction_gives_space_back_while_writes_go_on() {
     let mut config = Config::default();
     config.storage.checkpoint_interval = std::time::Duration::from_millis(100);
+    // What is deleted is otherwise kept as the past.
+    config.storage.history_bytes = 1 << 20;
     let server = Server::start(config);
     let value = vec![b'v'; 512 << 10];
     for n in 0..120 {
@@ -211,6 +213,8 @@ fn a_compaction_gives_space_back_while_writes_go_on() {
     for n in 0..118 {
         assert_eq!(server.ask("DELETE", &format!("/v1/keys/big/{n}")).status(), 200);
     }
+    let live = || server.json("/v1/status")["db_live_bytes"].as_u64();
+    wait("the history lets go of what was deleted", || live() <= Some(16 << 20));
     let compact = || server.ask("POST", "/v1/admin/compact");
     let done = std::sync::atomic::AtomicBool::new(false);
     let (written, replies) = std::thread::scope(|scope| {

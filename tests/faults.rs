@@ -279,6 +279,7 @@ fn orders() -> Vec<(u64, Option<Order>)> {
         key: Bytes::from(format!("k{}", number % 23)),
         value: Bytes::from(vec![b'a' + u8::try_from(number % 26).unwrap(); 40 + 37 * 7]),
         content_type: number.to_string(),
+        life: Life::Endless,
         conditions: Conditions::default(),
         prev: false,
     };
@@ -364,7 +365,7 @@ fn model(count: u64) -> BTreeMap<Vec<u8>, String> {
             Some(Order::Delete { key, .. }) => {
                 keys.remove(&key[..]);
             }
-            None => {}
+            Some(_) | None => {}
         }
     }
     keys

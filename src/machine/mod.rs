@@ -9,12 +9,16 @@
 //!
 //! Left out: who may do what, and how long a client waits; those are the edge's business.
 
+#![expect(clippy::big_endian_bytes, reason = "in the keys of a tree, bytes are in its order")]
+
+mod code;
 mod codec;
 mod command;
 mod history;
 mod leases;
 mod locks;
 mod once;
+mod outcome;
 mod record;
 mod state;
 mod tidy;

@@ -21,11 +21,12 @@ use super::Identity;
 use super::disk::{Disk, FileKind, parent};
 use super::error::StoreError;
 use super::map::{FileWriter, HeapPages, PAGE, PageMap, Pin};
-use super::meta::{BitmapRun, MEMBERSHIP_MAX, Meta, ROOTS, Root, SLOTS};
+use super::meta::{BitmapRun, Meta, ROOTS, Root, SLOTS};
 use super::page::{Run, View};
-use super::scan::{Scan, Walk};
+use super::scan::Scan;
 use super::space::{Bitmap, PageTable, Space};
-use super::tree::{self, Batch, Source, Workspace, corrupt};
+use super::tree::{self, Source, corrupt};
+use super::txn::Txn;
 
 pub use super::checkpoint::{CheckpointDone, CheckpointJob};
 pub use super::meta::DbState;
@@ -89,7 +90,7 @@ pub struct Db {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) options: DbOptions,
     identity: Identity,
-    published: Published,
+    pub(super) published: Published,
     pub(super) current: Arc<Snapshot>,
     pub(super) map: Arc<PageMap>,
     pub(super) space: Space,
@@ -99,7 +100,7 @@ pub struct Db {
     pub(super) dirty: PageTable<u64>,
     pub(super) dirty_pages: u64,
     /// Freed pages by the last pin that may read them.
-    retired: VecDeque<(u64, Vec<(u64, u64)>)>,
+    pub(super) retired: VecDeque<(u64, Vec<(u64, u64)>)>,
     pub(super) durable: Kept,
     pub(super) previous: Option<Kept>,
     /// The bitmap of `current` on disk, whose pages the next checkpoint gives up.
@@ -135,7 +136,7 @@ impl Published {
         self.withheld.load(Ordering::Acquire)
     }
 
-    fn set(&self, snapshot: Arc<Snapshot>) {
+    pub(super) fn set(&self, snapshot: Arc<Snapshot>) {
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *newest, snapshot);
         drop(newest);
@@ -148,7 +149,7 @@ impl Published {
 pub struct Snapshot {
     pub(super) pin: Pin,
     pub(super) roots: [Root; ROOTS],
-    state: DbState,
+    pub(super) state: DbState,
 }
 
 impl Source for Snapshot {
@@ -450,8 +451,7 @@ impl Db {
 
     /// Starts a batch.
     pub fn begin(&mut self) -> Txn<'_> {
-        let (roots, state) = (self.current.roots, self.current.state.clone());
-        Txn { batch: Batch::default(), roots, state, whole: true, db: self }
+        Txn::new(self)
     }
 
     /// A handle to the newest snapshot, now and later.
@@ -556,182 +556,5 @@ impl Db {
         }
         let space = &mut self.space;
         self.map.reclaim(|page, pages| space.free(page, pages))
-    }
-}
-
-/// One batch of applied entries. Dropped without [`Txn::commit`], it leaves no trace.
-#[derive(Debug)]
-pub struct Txn<'a> {
-    db: &'a mut Db,
-    batch: Batch,
-    roots: [Root; ROOTS],
-    state: DbState,
-    /// Did every change succeed? Half a change must not be published.
-    whole: bool,
-}
-
-impl Txn<'_> {
-    fn change<T>(
-        &mut self,
-        tree: Tree,
-        change: impl FnOnce(&mut Workspace<'_, Snapshot>, &mut Root) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let Db { current, space, .. } = &mut *self.db;
-        let mut work = Workspace { base: &**current, batch: &mut self.batch, space };
-        let changed = change(&mut work, &mut self.roots[tree as usize]);
-        self.whole &= changed.is_ok();
-        changed
-    }
-
-    /// The value of a key, with the changes of this batch.
-    ///
-    /// # Errors
-    /// `Corrupt`.
-    pub fn get(&mut self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.with_value(tree, key, <[u8]>::to_vec)
-    }
-
-    /// Looks at the value of a key without copying it.
-    ///
-    /// # Errors
-    /// `Corrupt`.
-    pub fn with_value<T>(
-        &mut self,
-        tree: Tree,
-        key: &[u8],
-        look: impl FnOnce(&[u8]) -> T,
-    ) -> Result<Option<T>, StoreError> {
-        self.change(tree, |work, root| {
-            let Some(value) = tree::find(work, root, key)? else { return Ok(None) };
-            tree::whole_value(work, &value).map(look).map(Some)
-        })
-    }
-
-    /// Copies of up to `most` keys between two bounds, in order, with their values and with
-    /// the changes of this batch.
-    ///
-    /// # Errors
-    /// `Corrupt`.
-    pub fn collect(
-        &mut self,
-        tree: Tree,
-        bounds: (Bound<&[u8]>, Bound<&[u8]>),
-        most: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        self.change(tree, |work, root| {
-            let mut walk = Walk::new(work, *root, bounds, false);
-            let mut found = Vec::new();
-            while found.len() < most
-                && let Some((key, value)) = walk.next()?
-            {
-                found.push((key.to_vec(), value.to_vec()));
-            }
-            Ok(found)
-        })
-    }
-
-    /// How many keys between two bounds there are, counted no further than `most`.
-    ///
-    /// # Errors
-    /// `Corrupt`.
-    pub fn count(
-        &mut self,
-        tree: Tree,
-        bounds: (Bound<&[u8]>, Bound<&[u8]>),
-        most: u64,
-    ) -> Result<u64, StoreError> {
-        self.change(tree, |work, root| {
-            let mut walk = Walk::new(work, *root, bounds, false);
-            let mut count = 0;
-            while count < most && walk.next()?.is_some() {
-                count += 1;
-            }
-            Ok(count)
-        })
-    }
-
-    /// How many keys a tree has, with the changes of this batch.
-    #[must_use]
-    pub fn entries(&self, tree: Tree) -> u64 {
-        self.roots[tree as usize].entries
-    }
-
-    /// Stores a value.
-    ///
-    /// # Errors
-    /// `Full` when the quota is reached: nothing changed, the batch can go on. `Full` when
-    /// the address space is used up, or `Corrupt`: the batch cannot be committed.
-    ///
-    /// # Panics
-    /// When the key is empty or longer than [`KEY_MAX`], or the value than [`VALUE_MAX`].
-    pub fn put(&mut self, tree: Tree, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        assert!(!key.is_empty() && key.len() <= KEY_MAX, "the caller checks keys");
-        assert!(value.len() <= VALUE_MAX, "the caller checks values");
-        let quota = self.db.options.quota;
-        let live = self.db.space.live_pages().saturating_sub(self.batch.freed_pages);
-        if live * PAGE as u64 + (key.len() + value.len()) as u64 > quota {
-            return Err(StoreError::Full { limit: quota });
-        }
-        self.change(tree, |work, root| work.put(root, key, value))
-    }
-
-    /// Removes a key and says whether it was there.
-    ///
-    /// # Errors
-    /// `Corrupt`, or `Full` when the address space is used up.
-    pub fn delete(&mut self, tree: Tree, key: &[u8]) -> Result<bool, StoreError> {
-        self.change(tree, |work, root| work.delete(root, key))
-    }
-
-    /// What the state machine wants to remember with this batch.
-    pub fn state_mut(&mut self) -> &mut DbState {
-        &mut self.state
-    }
-
-    /// What it remembers so far.
-    #[must_use]
-    pub fn state(&self) -> &DbState {
-        &self.state
-    }
-
-    /// Publishes the batch.
-    ///
-    /// # Errors
-    /// `Invalid` when a change failed half-way; the batch is gone then.
-    ///
-    /// # Panics
-    /// When the membership is longer than 2 KiB.
-    pub fn commit(mut self) -> Result<Arc<Snapshot>, StoreError> {
-        assert!(self.state.membership.len() <= MEMBERSHIP_MAX, "the caller checks members");
-        if !self.whole {
-            let file = self.db.map.name().to_owned();
-            let why = "a change of this batch failed half-way".to_owned();
-            return Err(StoreError::Invalid { file, why });
-        }
-        let (batch, state) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.state));
-        let db = &mut *self.db;
-        for (page, bytes) in batch.pages {
-            let pages = (bytes.len() / PAGE) as u64;
-            db.map.put(page, bytes);
-            db.dirty.insert(page, pages);
-            db.dirty_pages += pages;
-        }
-        for &(page, pages) in &batch.freed {
-            db.space.retire(page, pages);
-            db.dirty_pages -= db.dirty.remove(&page).unwrap_or(0);
-        }
-        db.retired.push_back((db.current.pin.id(), batch.freed));
-        db.current = Arc::new(Snapshot { pin: db.map.pin(), roots: self.roots, state });
-        db.published.set(Arc::clone(&db.current));
-        drop(db.reclaim());
-        Ok(Arc::clone(&db.current))
-    }
-}
-
-impl Drop for Txn<'_> {
-    fn drop(&mut self) {
-        for (page, bytes) in self.batch.pages.drain() {
-            self.db.space.untake(page, (bytes.len() / PAGE) as u64);
-        }
     }
 }

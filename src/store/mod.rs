@@ -34,11 +34,12 @@ pub mod snapshot;
 mod space;
 mod spare;
 mod tree;
+mod txn;
 
 pub use check::Checked;
 pub use checkpoint::{CheckpointDone, CheckpointJob};
 pub use compact::CompactJob;
-pub use db::{Db, DbOptions, DbState, Published, Shrink, Snapshot, Tree, Txn};
+pub use db::{Db, DbOptions, DbState, Published, Shrink, Snapshot, Tree};
 pub use disk::Disk;
 pub use error::{StoreError, is_no_space};
 pub use hard_state::PendingInstall;
@@ -52,6 +53,7 @@ pub use scan::Scan;
 pub use scrub::{Finding, Scrub, ScrubProgress};
 pub use snapshot::{PinnedCheckpoint, Receiver};
 pub use spare::{SpareDone, SpareJob};
+pub use txn::Txn;
 
 use crate::raft::types::NodeId;
 
