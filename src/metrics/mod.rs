@@ -133,6 +133,8 @@ pub struct Metrics {
     pub kv_keys: Gauge,
     pub kv_revision: Gauge,
     pub watch_streams: Gauge,
+    pub watch_events: Counter,
+    pub watch_lagged: Counter,
 }
 
 /// What is counted of the mapped files of one kind.
@@ -342,6 +344,11 @@ impl Metrics {
             kv_keys: gauge("mmapd_kv_keys", "Keys stored"),
             kv_revision: gauge("mmapd_kv_revision", "Revision of the newest change"),
             watch_streams: gauge("mmapd_watch_streams", "Open watches"),
+            watch_events: counter("mmapd_watch_events_total", "Changes told to watches"),
+            watch_lagged: counter(
+                "mmapd_watch_lagged_total",
+                "Watches that were ended because their clients were too slow",
+            ),
         }
     }
 

@@ -46,6 +46,8 @@ const PROMISED: [(&str, &str); 44] = [
     ("mmapd_scrub_findings_total", "counter"),
     ("mmapd_scrub_passes_total", "counter"),
     ("mmapd_watch_streams", "gauge"),
+    ("mmapd_watch_events_total", "counter"),
+    ("mmapd_watch_lagged_total", "counter"),
 ];
 
 /// One that no other test counts in.
