@@ -59,6 +59,11 @@ pub(super) struct WatchChange<'a> {
 
 /// One change of one key.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "type": "delete", "key": "color", "mod_revision": 10, "reason": "request",
+    "prev": {"value": "blue", "encoding": "utf-8", "content_type": "text/plain", "size": 4,
+        "create_revision": 7, "mod_revision": 9, "version": 2, "lease": null}
+}))]
 pub(super) struct WatchEvent<'a> {
     /// What happened.
     #[serde(rename = "type")]
@@ -118,6 +123,10 @@ pub(super) enum WatchReason {
 
 /// What a key was before it changed.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "value": "blue", "encoding": "utf-8", "content_type": "text/plain", "size": 4,
+    "create_revision": 7, "mod_revision": 9, "version": 2, "lease": null
+}))]
 pub(super) struct WatchPrev<'a> {
     /// The value, as `encoding` says; absent when only keys were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -150,6 +150,30 @@ impl Connection {
 
     /// The next response; `None`: the connection ended. `head`: it has no body.
     pub(crate) fn reply(&mut self, head: bool) -> Option<Reply> {
+        let mut reply = self.head()?;
+        let bare = head || matches!(reply.status(), 100..200 | 204 | 304);
+        reply.body = match (reply.header("content-length"), reply.header("transfer-encoding")) {
+            _ if bare => Vec::new(),
+            (Some(length), None) => self.exactly(length.parse().expect("a length")),
+            (None, Some("chunked")) => self.chunks(),
+            other => panic!("a body of unknown length: {other:?}"),
+        };
+        Some(reply)
+    }
+
+    /// A response that does not end, with so many messages, each of which ends in an empty line.
+    pub(crate) fn messages(&mut self, count: usize) -> Reply {
+        let mut reply = self.head().expect("an answer");
+        let messages = |body: &[u8]| body.windows(2).filter(|part| *part == b"\n\n").count();
+        while messages(&reply.body) < count {
+            let chunk = self.chunk();
+            assert!(!chunk.is_empty(), "it ended");
+            reply.body.extend(chunk);
+        }
+        reply
+    }
+
+    fn head(&mut self) -> Option<Reply> {
         let end = loop {
             if let Some(at) = self.read.windows(4).position(|part| part == b"\r\n\r\n") {
                 break at + 4;
@@ -166,16 +190,7 @@ impl Connection {
             let (name, value) = line.split_once(": ").expect("a header");
             (name.to_ascii_lowercase(), value.to_owned())
         };
-        let headers = lines.map(pair).collect();
-        let mut reply = Reply { line, headers, body: Vec::new() };
-        let bare = head || matches!(reply.status(), 100..200 | 204 | 304);
-        reply.body = match (reply.header("content-length"), reply.header("transfer-encoding")) {
-            _ if bare => Vec::new(),
-            (Some(length), None) => self.exactly(length.parse().expect("a length")),
-            (None, Some("chunked")) => self.chunks(),
-            other => panic!("a body of unknown length: {other:?}"),
-        };
-        Some(reply)
+        Some(Reply { line, headers: lines.map(pair).collect(), body: Vec::new() })
     }
 
     /// Waits for the end of the connection, which must come without another byte.
@@ -187,20 +202,27 @@ impl Connection {
     fn chunks(&mut self) -> Vec<u8> {
         let mut whole = Vec::new();
         loop {
-            let end = loop {
-                match self.read.windows(2).position(|part| part == b"\r\n") {
-                    Some(at) => break at + 2,
-                    None => assert!(self.fill(), "the chunks broke off"),
-                }
-            };
-            let line = String::from_utf8(self.take(end)).expect("a size");
-            let size = usize::from_str_radix(line.trim(), 16).expect("a size");
-            whole.extend(self.exactly(size));
-            self.exactly(2);
-            if size == 0 {
+            let chunk = self.chunk();
+            if chunk.is_empty() {
                 return whole;
             }
+            whole.extend(chunk);
         }
+    }
+
+    /// The next chunk; the last one is empty.
+    fn chunk(&mut self) -> Vec<u8> {
+        let end = loop {
+            match self.read.windows(2).position(|part| part == b"\r\n") {
+                Some(at) => break at + 2,
+                None => assert!(self.fill(), "the chunks broke off"),
+            }
+        };
+        let line = String::from_utf8(self.take(end)).expect("a size");
+        let size = usize::from_str_radix(line.trim(), 16).expect("a size");
+        let chunk = self.exactly(size);
+        self.exactly(2);
+        chunk
     }
 
     fn exactly(&mut self, count: usize) -> Vec<u8> {

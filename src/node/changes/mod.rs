@@ -32,8 +32,9 @@ const EVENTS: usize = 4096;
 const BYTES: usize = 256 << 10;
 /// Watches that read the history at the same time; the others wait for them.
 const READERS: usize = 2;
-/// How often to look again at a database that is being made anew: nobody tells its end.
-const REBUILD_POLL: Duration = Duration::from_millis(100);
+/// How often to look again at a database that is being made anew, or is damaged: nobody tells
+/// when it is whole.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Which keys somebody wants to hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,8 +135,8 @@ enum Next {
     Read,
     /// Wait until something is applied.
     Wait,
-    /// The state is being made anew.
-    Rebuilding,
+    /// Look again a little later.
+    LookAgain,
 }
 
 impl Changes {
@@ -181,6 +182,7 @@ impl Changes {
     pub(super) async fn follow(self: Arc<Self>) {
         let mut listening = self.listening.subscribe();
         let mut applied = self.applied.clone();
+        let mut told = None;
         loop {
             let Ok(now) = listening.wait_for(|it| it.ended || it.watches > 0).await.map(|it| *it)
             else {
@@ -195,14 +197,17 @@ impl Changes {
             let next = match tokio::task::spawn_blocking(move || changes.step()).await {
                 Ok(Ok(next)) => next,
                 Ok(Err(error)) => {
-                    tracing::error!(%error, "changes cannot be read for those who watch them");
-                    Next::Wait
+                    if told != Some(error.to_string()) {
+                        tracing::error!(%error, "changes cannot be read for those who watch");
+                        told = Some(error.to_string());
+                    }
+                    Next::LookAgain
                 }
                 Err(_) => return,
             };
             match next {
                 Next::Read => {}
-                Next::Rebuilding => tokio::time::sleep(REBUILD_POLL).await,
+                Next::LookAgain => tokio::time::sleep(LOOK_AGAIN).await,
                 Next::Wait => tokio::select! {
                     changed = applied.changed() => if changed.is_err() { return },
                     _ = listening.wait_for(|it| it.ended || it.watches == 0) => {}
@@ -216,7 +221,7 @@ impl Changes {
         let from = self.board().newest();
         let view = View::new(self.published.snapshot());
         if self.published.is_withheld() {
-            return Ok(Next::Rebuilding);
+            return Ok(Next::LookAgain);
         }
         let (revisions, reached) = match view.kept(from) {
             Ok(()) => {
@@ -379,7 +384,7 @@ impl Changes {
             match read.map_err(|_| PastError::Stopping)?? {
                 Some(past) if past.reached > position => return Ok(past),
                 Some(_) => applied.changed().await.map_err(|_| PastError::Stopping)?,
-                None => tokio::time::sleep(REBUILD_POLL).await,
+                None => tokio::time::sleep(LOOK_AGAIN).await,
             }
         }
     }
