@@ -307,4 +307,14 @@ mod tests {
             assert!(Query::parse(&uri(bad), &["a"]).is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn only_what_may_be_repeated_is() {
+        let parse = |text: &str| Query::parse_repeated(&uri(text), &["a", "b"], &["a"]);
+        let query = parse("/x?a=1&b=2&a=%33").unwrap();
+        let pairs: Vec<_> = query.pairs().collect();
+        assert_eq!(pairs, [("a", &b"1"[..]), ("b", b"2"), ("a", b"3")]);
+        assert!(parse("/x?a=1&b=2&b=3").is_err());
+        assert!(parse("/x?c=1").is_err());
+    }
 }

@@ -303,7 +303,7 @@ pub(super) async fn watch(
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     let mut response = (headers, Body::from_stream(stream)).into_response();
-    let cut_off = metrics::install().watch_lagged.clone();
+    let cut_off = metrics::install().watch.lagged.clone();
     response.extensions_mut().insert(Patience { limit: settings.patience, cut_off });
     Ok(response)
 }

@@ -133,7 +133,7 @@ impl Node {
             metrics,
         };
         let recent = config.watch.recent;
-        let changes = Changes::new(core.published(), applied.clone(), metrics, recent);
+        let changes = Changes::new(core.published(), applied.clone(), &metrics.watch, recent);
         let handle = Handle {
             shared: Arc::new(Shared {
                 us,

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 
 use crate::machine::{Change, Gone, Span, View};
-use crate::metrics::Metrics;
+use crate::metrics::WatchMetrics;
 use crate::store::{Published, StoreError};
 use board::Board;
 
@@ -120,7 +120,7 @@ struct Listening {
 pub(super) struct Changes {
     published: Published,
     applied: watch::Receiver<u64>,
-    metrics: &'static Metrics,
+    metrics: &'static WatchMetrics,
     recent_bytes: usize,
     board: Mutex<Board>,
     listening: watch::Sender<Listening>,
@@ -143,7 +143,7 @@ impl Changes {
     pub(super) fn new(
         published: Published,
         applied: watch::Receiver<u64>,
-        metrics: &'static Metrics,
+        metrics: &'static WatchMetrics,
         recent_bytes: u64,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -167,7 +167,7 @@ impl Changes {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = |taken: usize| (taken < limit).then_some(taken + 1);
         self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        self.metrics.watch_streams.increment(1.0);
+        self.metrics.streams.increment(1.0);
         Some(Place(Arc::clone(self)))
     }
 
@@ -251,7 +251,7 @@ pub struct Place(Arc<Changes>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.places.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.watch_streams.decrement(1.0);
+        self.0.metrics.streams.decrement(1.0);
     }
 }
 
@@ -331,12 +331,12 @@ impl Watch {
 
     /// So many events went to the client.
     pub fn sent(&self, events: u64) {
-        self.place.0.metrics.watch_events.increment(events);
+        self.place.0.metrics.events.increment(events);
     }
 
     /// It has to end because it is too slow.
     pub fn lagged(&self) {
-        self.place.0.metrics.watch_lagged.increment(1);
+        self.place.0.metrics.lagged.increment(1);
     }
 }
 

@@ -4,6 +4,8 @@ use std::task::Wake;
 use super::*;
 use crate::machine::{Change, Kind, Reason};
 
+const NOTHING: [u64; 0] = [];
+
 /// Counts how often it was woken.
 #[derive(Default)]
 struct Woken(Mutex<u32>);
@@ -91,13 +93,13 @@ fn only_those_are_woken_who_want_it_and_only_once() {
     let mut b = Listener::join(&mut board, &[key("b")], 10);
     let mut all = Listener::join(&mut board, &[prefix("")], 10);
     for one in [&mut a, &mut b, &mut all] {
-        assert_eq!(one.all(&mut board), []);
+        assert_eq!(one.all(&mut board), NOTHING);
     }
     add(&mut board, &[(12, &["a/1"]), (13, &["a/2", "c"])], 14);
     add(&mut board, &[(15, &["a"])], 15);
     assert_eq!((a.woken(), b.woken(), all.woken()), (1, 0, 1));
     assert_eq!(a.all(&mut board), [12, 13]);
-    assert_eq!(b.all(&mut board), []);
+    assert_eq!(b.all(&mut board), NOTHING);
     assert_eq!(all.all(&mut board), [12, 13, 15]);
     // Also who was not woken is as far as all.
     assert_eq!((a.position, b.position, all.position), (15, 15, 15));
@@ -153,7 +155,7 @@ fn a_watch_of_the_future_waits_for_it() {
     let mut board = Board::default();
     board.begin(5);
     let mut one = Listener::join(&mut board, &[prefix("")], 8);
-    assert_eq!(one.all(&mut board), []);
+    assert_eq!(one.all(&mut board), NOTHING);
     add(&mut board, &[(6, &["a"]), (8, &["a"])], 8);
     assert_eq!((one.all(&mut board), one.position), (vec![], 8));
     add(&mut board, &[(9, &["a"])], 9);
@@ -177,7 +179,7 @@ fn a_gap_sends_everybody_to_the_history() {
     let mut board = Board::default();
     board.begin(5);
     let mut one = Listener::join(&mut board, &[prefix("z")], 5);
-    assert_eq!(one.all(&mut board), []);
+    assert_eq!(one.all(&mut board), NOTHING);
     board.skip(5, 40).into_iter().for_each(Waker::wake);
     assert_eq!(one.woken(), 1);
     assert!(matches!(one.take(&mut board, 1), Taken::Behind));
@@ -188,7 +190,7 @@ fn a_gap_sends_everybody_to_the_history() {
 fn the_end_is_told_to_all() {
     let mut board = Board::default();
     let mut one = Listener::join(&mut board, &[key("a")], 0);
-    assert_eq!(one.all(&mut board), []);
+    assert_eq!(one.all(&mut board), NOTHING);
     board.end().into_iter().for_each(Waker::wake);
     assert_eq!(one.woken(), 1);
     assert!(matches!(one.take(&mut board, 1), Taken::Ended));
