@@ -289,6 +289,7 @@ fn check_limits(loaded: &Loaded) -> Result<(), ConfigError> {
     })?;
     not_zero(loaded, "limits.watches", limits.watches.into())?;
     time(loaded, "watch.progress", loaded.config.watch.progress)?;
+    time(loaded, "watch.patience", loaded.config.watch.patience)?;
     not_zero(loaded, "limits.headers", limits.headers.into())?;
     rule(
         loaded,

@@ -245,6 +245,9 @@ pub struct Watch {
     /// Bytes of recent changes that all watches share in memory.
     #[serde(with = "units::size")]
     pub recent: u64,
+    /// A client that takes nothing for so long, while there is something for it, is cut off.
+    #[serde(with = "units::duration")]
+    pub patience: Duration,
 }
 
 /// `[http]`
@@ -402,7 +405,11 @@ impl Default for Limits {
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { progress: Duration::from_secs(10), recent: 16 << 20 }
+        Self {
+            progress: Duration::from_secs(10),
+            recent: 16 << 20,
+            patience: Duration::from_secs(30),
+        }
     }
 }
 

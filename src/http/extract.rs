@@ -46,7 +46,7 @@ pub(super) fn key(uri: &Uri, prefix: &str) -> Result<Bytes, ApiError> {
     Ok(key.into())
 }
 
-fn check_key(key: &[u8]) -> Result<(), ApiError> {
+pub(super) fn check_key(key: &[u8]) -> Result<(), ApiError> {
     if key.is_empty() {
         return Err(ApiError::BadRequest("a key has at least one byte".into()));
     }
@@ -56,7 +56,7 @@ fn check_key(key: &[u8]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The parameters of a request, each known and given once.
+/// The parameters of a request, each known, and given once unless it may be repeated.
 #[derive(Debug)]
 pub(super) struct Query {
     pairs: Vec<(String, Vec<u8>)>,
@@ -65,6 +65,15 @@ pub(super) struct Query {
 impl Query {
     /// Parses the query of `uri`; a name that is not in `known` is an error.
     pub(super) fn parse(uri: &Uri, known: &[&str]) -> Result<Self, ApiError> {
+        Self::parse_repeated(uri, known, &[])
+    }
+
+    /// The same, where the names in `repeated`, which are known too, may be given often.
+    pub(super) fn parse_repeated(
+        uri: &Uri,
+        known: &[&str],
+        repeated: &[&str],
+    ) -> Result<Self, ApiError> {
         let mut pairs: Vec<(String, Vec<u8>)> = Vec::new();
         for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -75,7 +84,8 @@ impl Query {
                     "unknown query parameter {name:?}; this route knows: {known}"
                 )));
             }
-            if pairs.iter().any(|(other, _)| *other == name) {
+            let again = pairs.iter().any(|(other, _)| *other == name);
+            if again && !repeated.contains(&name.as_str()) {
                 return Err(ApiError::BadRequest(format!(
                     "query parameter {name:?} is given twice"
                 )));
@@ -83,6 +93,11 @@ impl Query {
             pairs.push((name, percent_decode(value, true)?));
         }
         Ok(Self { pairs })
+    }
+
+    /// All parameters with their bytes, as they were given.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.pairs.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }
 
     /// The bytes of a parameter.
@@ -291,5 +306,15 @@ mod tests {
         for bad in ["/x?d=1", "/x?a=1&a=2", "/x?a=%"] {
             assert!(Query::parse(&uri(bad), &["a"]).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn only_what_may_be_repeated_is() {
+        let parse = |text: &str| Query::parse_repeated(&uri(text), &["a", "b"], &["a"]);
+        let query = parse("/x?a=1&b=2&a=%33").unwrap();
+        let pairs: Vec<_> = query.pairs().collect();
+        assert_eq!(pairs, [("a", &b"1"[..]), ("b", b"2"), ("a", b"3")]);
+        assert!(parse("/x?a=1&b=2&b=3").is_err());
+        assert!(parse("/x?c=1").is_err());
     }
 }

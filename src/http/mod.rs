@@ -24,6 +24,7 @@ mod propose;
 mod raft;
 mod serve;
 mod value;
+mod watch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -73,14 +74,17 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
         (name = "raft (internal)", description = "What nodes say to each other; not for clients"),
     ),
     paths(
-        keys::put, keys::get, keys::head, keys::delete, list::list,
+        keys::put, keys::get, keys::head, keys::delete, list::list, watch::watch,
         cluster::status, cluster::cluster, cluster::leader, handover::hand_over,
         members::add, members::replace, members::set, members::remove, admin::compact, admin::scrub, backup::backup,
         ops::livez, ops::readyz, ops::scrape, ops::description,
         legacy::set, legacy::get, legacy::status,
         raft::append, raft::vote, raft::snapshot, raft::propose, raft::handover,
     ),
-    components(schemas(keys::Envelope, keys::RawValue, Problem)),
+    components(schemas(
+        keys::Envelope, keys::RawValue, Problem, watch::WatchEvent, watch::WatchProgress, watch::WatchDraining,
+        watch::WatchLagged,
+    )),
 )]
 struct Description;
 
@@ -163,6 +167,7 @@ fn router(edge: Edge) -> Router {
         .route("/v1/keys/{*key}", measured("/v1/keys/{key}", admitted(one_key())))
         .route("/v1/keys/", measured("/v1/keys/{key}", admitted(no_key())))
         .route("/v1/keys", measured("/v1/keys", admitted(get(list::list))))
+        .route("/v1/watch", measured("/v1/watch", admitted(get(watch::watch))))
         .route("/set/{*key}", measured("/set/{key}", admitted(post(legacy::set))))
         .route("/get/{*key}", measured("/get/{key}", admitted(get(legacy::get))));
     let rest = Router::new()

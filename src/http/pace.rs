@@ -9,8 +9,8 @@
 //! idleness until its next byte.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,13 +25,35 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// How long a client that was refused may go on sending what nobody reads.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What the requests of a connection tell its reads.
+/// How long a client may take nothing of an answer, while there is something for it.
+#[derive(Clone)]
+pub(super) struct Patience {
+    pub(super) limit: Duration,
+    /// Counts those that were cut off.
+    pub(super) cut_off: ::metrics::Counter,
+}
+
+impl std::fmt::Debug for Patience {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Patience").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+/// What the requests of a connection tell its reads and writes.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     started: AtomicU64,
     finished: AtomicU64,
     /// A request was refused whose body may still be on its way.
     unread: AtomicBool,
+    /// What is asked of the client of the present answer; looked at when it takes nothing.
+    patience: Mutex<Option<Patience>>,
+}
+
+impl Progress {
+    fn patience(&self) -> MutexGuard<'_, Option<Patience>> {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Held as long as a request is worked on, its response included.
@@ -44,6 +66,11 @@ impl InProgress {
         Self(progress.clone())
     }
 
+    /// The client has to take the answer.
+    pub(super) fn must_be_taken(&self, patience: Patience) {
+        *self.0.patience() = Some(patience);
+    }
+
     /// The request is refused and its body may still be on its way.
     pub(super) fn leaves_body(&self) {
         self.0.unread.store(true, Ordering::Relaxed);
@@ -52,6 +79,7 @@ impl InProgress {
 
 impl Drop for InProgress {
     fn drop(&mut self) {
+        *self.0.patience() = None;
         self.0.finished.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -103,6 +131,8 @@ pub(super) struct Paced {
     until: Instant,
     timer: Pin<Box<Sleep>>,
     lingers: bool,
+    /// When a client that has begun to take nothing is cut off.
+    stalled: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -125,6 +155,7 @@ impl Paced {
             until,
             timer: Box::pin(sleep_until(until)),
             lingers: false,
+            stalled: None,
             _permit: permit,
         }
     }
@@ -185,8 +216,7 @@ impl AsyncWrite for Paced {
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.after_write(&written);
-        written
+        self.after_write(written, context)
     }
 
     fn poll_flush(
@@ -231,8 +261,7 @@ impl AsyncWrite for Paced {
         parts: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.after_write(&written);
-        written
+        self.after_write(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -241,10 +270,24 @@ impl AsyncWrite for Paced {
 }
 
 impl Paced {
-    /// Who still takes an answer is not idle.
-    fn after_write(&mut self, written: &Poll<std::io::Result<usize>>) {
-        if written.is_ready() && !self.in_head {
-            self.until = self.until.max(Instant::now() + self.idle_timeout);
+    /// Who still takes an answer is not idle. Who takes nothing may be cut off.
+    fn after_write(
+        &mut self,
+        written: Poll<std::io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            if !self.in_head {
+                self.until = self.until.max(Instant::now() + self.idle_timeout);
+            }
+            return written;
         }
+        let patience = self.progress.patience();
+        let Some(Patience { limit, cut_off }) = &*patience else { return written };
+        let end = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(*limit)));
+        ready!(end.as_mut().poll(context));
+        cut_off.increment(1);
+        Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()))
     }
 }

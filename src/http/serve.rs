@@ -104,8 +104,11 @@ async fn answer(
     progress: InProgress,
 ) -> Result<Response<Answer>, Infallible> {
     let has_body = !request.body().is_end_stream();
-    let response = router.oneshot(request).await?;
+    let mut response = router.oneshot(request).await?;
     let status = response.status();
+    if let Some(patience) = response.extensions_mut().remove() {
+        progress.must_be_taken(patience);
+    }
     if has_body && (status.is_client_error() || status.is_server_error()) {
         progress.leaves_body();
     }

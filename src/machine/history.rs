@@ -239,6 +239,37 @@ impl<'a> History<'a> {
         Ok(changes)
     }
 
+    /// Changes of the keys that are `wanted` after `revision`, in their order, until so many
+    /// events were looked at or the changes weigh so much; and the last revision that was
+    /// looked at, if it is not the newest. Revisions stay whole.
+    pub(super) fn wanted_after(
+        &self,
+        revision: u64,
+        wanted: impl Fn(&[u8]) -> bool,
+        events: usize,
+        bytes: usize,
+    ) -> Result<(Vec<Change>, Option<u64>), StoreError> {
+        let start = event_place(revision.saturating_add(1), 0);
+        let mut scan =
+            self.0.scan(Tree::History, Bound::Included(&start), Bound::Excluded(&[1]), false);
+        let (mut changes, mut looked, mut weight, mut last) = (Vec::new(), 0, 0, None);
+        while let Some((found, stored)) = scan.next()? {
+            let at = position(found).ok_or_else(|| damaged("event"))?;
+            let enough = looked >= events || weight >= bytes;
+            if enough && last.is_some_and(|last| last != at.0) {
+                return Ok((changes, last));
+            }
+            (looked, last) = (looked + 1, Some(at.0));
+            let event = Event::decode(stored).ok_or_else(|| damaged("event"))?;
+            if wanted(event.key) {
+                let change = self.change(at, &event)?;
+                weight += change.weight();
+                changes.push(change);
+            }
+        }
+        Ok((changes, None))
+    }
+
     /// Calls `visit` with the key of each event after `revision`.
     pub(super) fn keys_after(
         &self,

@@ -303,6 +303,26 @@ impl View {
         })
     }
 
+    /// Changes of the keys that are `wanted` after `revision`, which must be [kept], in their
+    /// order and by whole revisions, until `events` of all keys were looked at or the changes
+    /// weigh `bytes`; and the revision up to which these are all.
+    ///
+    /// # Errors
+    /// Those of the store: damaged pages.
+    ///
+    /// [kept]: View::kept
+    pub fn changes_of(
+        &self,
+        revision: u64,
+        wanted: impl Fn(&[u8]) -> bool,
+        events: usize,
+        bytes: usize,
+    ) -> Result<(Vec<Change>, u64), StoreError> {
+        let history = History(&self.snapshot);
+        let (changes, last) = history.wanted_after(revision, wanted, events, bytes)?;
+        Ok((changes, last.unwrap_or(self.revision()).max(revision)))
+    }
+
     /// The newest changes of a key before revision `before`, newest first, and whether there
     /// are more than `most`.
     ///

@@ -132,7 +132,7 @@ pub struct Metrics {
     pub scrub: ScrubMetrics,
     pub kv_keys: Gauge,
     pub kv_revision: Gauge,
-    pub watch_streams: Gauge,
+    pub watch: WatchMetrics,
 }
 
 /// What is counted of the mapped files of one kind.
@@ -341,7 +341,7 @@ impl Metrics {
             scrub: ScrubMetrics::register(r),
             kv_keys: gauge("mmapd_kv_keys", "Keys stored"),
             kv_revision: gauge("mmapd_kv_revision", "Revision of the newest change"),
-            watch_streams: gauge("mmapd_watch_streams", "Open watches"),
+            watch: WatchMetrics::register(r),
         }
     }
 
@@ -370,6 +370,29 @@ impl CompactionMetrics {
         let help = "Time to write the database anew and take its place";
         let duration = r.histogram(COMPACTION_DURATION, help, &[]);
         Self { done: outcome("done"), failed: outcome("failed"), duration }
+    }
+}
+
+/// Of those who watch keys.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "a metric is described where it is registered")]
+pub struct WatchMetrics {
+    pub streams: Gauge,
+    pub events: Counter,
+    pub lagged: Counter,
+}
+
+impl WatchMetrics {
+    fn register(r: &Declare<'_>) -> Self {
+        let counter = |name, help| r.counter(name, help, &[]);
+        Self {
+            streams: r.gauge("mmapd_watch_streams", "Open watches", &[]),
+            events: counter("mmapd_watch_events_total", "Changes told to watches"),
+            lagged: counter(
+                "mmapd_watch_lagged_total",
+                "Watches that were ended because their clients were too slow",
+            ),
+        }
     }
 }
 

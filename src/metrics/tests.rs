@@ -1,7 +1,7 @@
 use super::*;
 
 /// The names promised to operators, with a type each.
-const PROMISED: [(&str, &str); 44] = [
+const PROMISED: [(&str, &str); 46] = [
     ("mmapd_build_info", "gauge"),
     ("mmapd_db_checkpoint_duration_seconds", "histogram"),
     ("mmapd_db_compaction_duration_seconds", "histogram"),
@@ -46,6 +46,8 @@ const PROMISED: [(&str, &str); 44] = [
     ("mmapd_scrub_findings_total", "counter"),
     ("mmapd_scrub_passes_total", "counter"),
     ("mmapd_watch_streams", "gauge"),
+    ("mmapd_watch_events_total", "counter"),
+    ("mmapd_watch_lagged_total", "counter"),
 ];
 
 /// One that no other test counts in.

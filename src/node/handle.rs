@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::backup::Backup;
+use super::changes::{Changes, Place};
 use super::scrub::{Order, ScrubError, Scrubbed};
 use super::work::{Answer, Compacted, Event, NotCompacted};
 use crate::machine::{Applied, Request, View};
@@ -243,6 +244,7 @@ pub(super) struct Shared {
     pub(super) scrubs: std::sync::mpsc::Sender<Order>,
     /// Is a pass of it under way?
     pub(super) scrubbing: Arc<AtomicBool>,
+    pub(super) changes: Arc<Changes>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -480,6 +482,12 @@ impl Handle {
         }
     }
 
+    /// Room for one more watch, if there are less than `limit`.
+    #[must_use]
+    pub fn watch(&self, limit: u32) -> Option<Place> {
+        self.shared.changes.place(limit)
+    }
+
     /// Comes back when the node stops.
     pub async fn stopped(&self) {
         let mut stopping = self.shared.stopping.subscribe();
@@ -493,16 +501,19 @@ impl Handle {
         self.shared.draining.load(Ordering::Acquire)
     }
 
-    /// Ends the streams of peers, which would keep the listener busy for ever.
+    /// Ends watches and the streams of peers, which would keep the listener busy for ever.
     pub fn end_streams(&self) {
+        self.shared.changes.end();
         self.shared.stopping.send_replace(true);
     }
 
-    /// Makes `/readyz` fail and hands leadership over; requests are still served. A node that
+    /// Makes `/readyz` fail, sends those who watch away and hands leadership over; requests
+    /// are still served. A node that
     /// led comes back when its followers have heard of the next leader: had they still commands
     /// on the way to us when connections are closed, nobody could tell whether those took effect.
     pub async fn drain(&self) {
         self.shared.draining.store(true, Ordering::Release);
+        self.shared.changes.end();
         let led = self.status().role == RoleName::Leader;
         let step_down = Mail::Event(Event::StepDown);
         if self.shared.inbox.send(step_down).await.is_err() {

@@ -5,6 +5,7 @@
 //! agree before either starts. Start reading at `core/mod.rs`.
 
 pub mod backup;
+pub mod changes;
 mod clock;
 mod core;
 mod departed;
@@ -58,6 +59,7 @@ use crate::store::map::name_faults;
 use crate::store::{
     DbOptions, Disk, Identity, LogOptions, Recovered, Shrink, StoreError, resident_bytes,
 };
+use changes::Changes;
 use handle::{Mail, Shared};
 use join::Joined;
 use measure::{FileWatch, Losses, Measure};
@@ -130,6 +132,8 @@ impl Node {
             pace: Arc::clone(&pace),
             metrics,
         };
+        let recent = config.watch.recent;
+        let changes = Changes::new(core.published(), applied.clone(), &metrics.watch, recent);
         let handle = Handle {
             shared: Arc::new(Shared {
                 us,
@@ -146,8 +150,10 @@ impl Node {
                 stopping,
                 scrubs: scrubs.clone(),
                 scrubbing: Arc::clone(&scrubber.busy),
+                changes: Arc::clone(&changes),
             }),
         };
+        runtime.spawn(changes.follow());
         spawn_ticker(&runtime, outbox.clone(), config.raft.tick);
         watch_residents(&runtime, metrics, config, handle.shared.stopping.subscribe());
         let shell = run::Shell {

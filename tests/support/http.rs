@@ -8,8 +8,9 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use mmapd::config::Config;
+use mmapd::machine::{Applied, Command};
 use mmapd::metrics::{self, Metrics};
-use mmapd::node::{Consistency, Node};
+use mmapd::node::{Consistency, Handle, Node};
 use tokio::sync::watch;
 
 /// Longer than anything takes, shorter than a test run.
@@ -19,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    handle: Handle,
     stop: watch::Sender<bool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -40,8 +42,15 @@ impl Server {
                 .expect("a runtime");
             runtime.block_on(run(config, stopping, &tell));
         });
-        let address = started.recv().expect("the server starts");
-        Self { address, stop, thread: Some(thread) }
+        let (address, handle) = started.recv().expect("the server starts");
+        Self { address, handle, stop, thread: Some(thread) }
+    }
+
+    /// Lets a command happen that has no route, or none that is short.
+    pub(crate) fn propose(&self, command: Command) -> Applied {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(self.handle.propose(command, PATIENCE)).expect("it happens")
     }
 
     /// A new connection.
@@ -78,7 +87,7 @@ impl Drop for Server {
 async fn run(
     mut config: Config,
     mut stopping: watch::Receiver<bool>,
-    tell: &std::sync::mpsc::Sender<SocketAddr>,
+    tell: &std::sync::mpsc::Sender<(SocketAddr, Handle)>,
 ) {
     static NUMBERS: OnceLock<&'static Metrics> = OnceLock::new();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -93,7 +102,7 @@ async fn run(
     while !handle.status().caught_up {
         tokio::task::yield_now().await;
     }
-    tell.send(address).expect("the test waits");
+    tell.send((address, handle)).expect("the test waits");
     let _ = stopping.wait_for(|stopping| *stopping).await;
     // Tests leave connections open; nobody waits for those.
     edge.abort();
@@ -141,6 +150,30 @@ impl Connection {
 
     /// The next response; `None`: the connection ended. `head`: it has no body.
     pub(crate) fn reply(&mut self, head: bool) -> Option<Reply> {
+        let mut reply = self.head()?;
+        let bare = head || matches!(reply.status(), 100..200 | 204 | 304);
+        reply.body = match (reply.header("content-length"), reply.header("transfer-encoding")) {
+            _ if bare => Vec::new(),
+            (Some(length), None) => self.exactly(length.parse().expect("a length")),
+            (None, Some("chunked")) => self.chunks(),
+            other => panic!("a body of unknown length: {other:?}"),
+        };
+        Some(reply)
+    }
+
+    /// A response that does not end, with so many messages, each of which ends in an empty line.
+    pub(crate) fn messages(&mut self, count: usize) -> Reply {
+        let mut reply = self.head().expect("an answer");
+        let messages = |body: &[u8]| body.windows(2).filter(|part| *part == b"\n\n").count();
+        while messages(&reply.body) < count {
+            let chunk = self.chunk();
+            assert!(!chunk.is_empty(), "it ended");
+            reply.body.extend(chunk);
+        }
+        reply
+    }
+
+    fn head(&mut self) -> Option<Reply> {
         let end = loop {
             if let Some(at) = self.read.windows(4).position(|part| part == b"\r\n\r\n") {
                 break at + 4;
@@ -157,16 +190,7 @@ impl Connection {
             let (name, value) = line.split_once(": ").expect("a header");
             (name.to_ascii_lowercase(), value.to_owned())
         };
-        let headers = lines.map(pair).collect();
-        let mut reply = Reply { line, headers, body: Vec::new() };
-        let bare = head || matches!(reply.status(), 100..200 | 204 | 304);
-        reply.body = match (reply.header("content-length"), reply.header("transfer-encoding")) {
-            _ if bare => Vec::new(),
-            (Some(length), None) => self.exactly(length.parse().expect("a length")),
-            (None, Some("chunked")) => self.chunks(),
-            other => panic!("a body of unknown length: {other:?}"),
-        };
-        Some(reply)
+        Some(Reply { line, headers: lines.map(pair).collect(), body: Vec::new() })
     }
 
     /// Waits for the end of the connection, which must come without another byte.
@@ -178,20 +202,27 @@ impl Connection {
     fn chunks(&mut self) -> Vec<u8> {
         let mut whole = Vec::new();
         loop {
-            let end = loop {
-                match self.read.windows(2).position(|part| part == b"\r\n") {
-                    Some(at) => break at + 2,
-                    None => assert!(self.fill(), "the chunks broke off"),
-                }
-            };
-            let line = String::from_utf8(self.take(end)).expect("a size");
-            let size = usize::from_str_radix(line.trim(), 16).expect("a size");
-            whole.extend(self.exactly(size));
-            self.exactly(2);
-            if size == 0 {
+            let chunk = self.chunk();
+            if chunk.is_empty() {
                 return whole;
             }
+            whole.extend(chunk);
         }
+    }
+
+    /// The next chunk; the last one is empty.
+    fn chunk(&mut self) -> Vec<u8> {
+        let end = loop {
+            match self.read.windows(2).position(|part| part == b"\r\n") {
+                Some(at) => break at + 2,
+                None => assert!(self.fill(), "the chunks broke off"),
+            }
+        };
+        let line = String::from_utf8(self.take(end)).expect("a size");
+        let size = usize::from_str_radix(line.trim(), 16).expect("a size");
+        let chunk = self.exactly(size);
+        self.exactly(2);
+        chunk
     }
 
     fn exactly(&mut self, count: usize) -> Vec<u8> {

@@ -7,6 +7,8 @@
 //!   the request before unless the server closed that;
 //! - `>> ` bytes as they are, on a connection of their own whose sending side is closed after
 //!   them; `~> ` the same, but left open: the server has to close it;
+//! - `=> ` how many messages of an answer that never ends are shown, and the request, on a
+//!   connection of its own that is closed after them;
 //! - `< ` an answer, and `(closed)` the end of the connection: written by `UPDATE=1`.
 //!
 //! In requests `{text*3}` repeats, `{next}` is the cursor of the last page, `\r`, `\n`,
@@ -39,7 +41,8 @@ pub(crate) fn run(script: &str) -> String {
         if line.starts_with('<') || line == "(closed)" {
             continue;
         }
-        let Some(kind) = ["~>", ">>", ">"].into_iter().find(|kind| line.starts_with(kind)) else {
+        let Some(kind) = ["~>", ">>", "=>", ">"].into_iter().find(|kind| line.starts_with(kind))
+        else {
             writeln!(player.out, "{line}").expect("a string grows");
             continue;
         };
@@ -58,6 +61,7 @@ pub(crate) fn run(script: &str) -> String {
         }
         match kind {
             ">" => player.request(&block),
+            "=>" => player.stream(&block),
             _ => player.raw(&block, kind == ">>"),
         }
     }
@@ -153,6 +157,15 @@ impl Player {
         bytes.extend_from_slice(b"\r\n");
         bytes.extend(body);
         bytes
+    }
+
+    /// The beginning of a stream.
+    fn stream(&mut self, block: &[&str]) {
+        let (messages, request) = block.split_first().expect("how many messages");
+        let mut connection = self.server.connect();
+        connection.send(&self.compose(request));
+        let reply = connection.messages(messages.parse().expect("a number"));
+        self.show(&reply);
     }
 
     /// Everything that comes until the server closes.
