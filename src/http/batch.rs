@@ -58,9 +58,11 @@ const LINGER: Duration = Duration::from_secs(2);
         ("redirect" = Option<bool>, Query, description = "answer 307 to the leader instead of forwarding"),
         ("Mmapd-Fence" = Option<String>, Header, description = "`NAME;TOKEN`: only while that lock is held with that token"),
     ),
-    request_body(content = BatchLine, content_type = "application/x-ndjson", description = "one write a line; a line has at most twice the largest value and 64 KiB"),
+    request_body(content = BatchLine, content_type = "application/x-ndjson", description = "one write a line; a line has at most twice the largest value and 64 KiB",
+        example = json!("{\"put\":{\"key\":\"color\",\"value\":\"blue\"}}\n{\"delete\":{\"key\":\"shape\"}}\n")),
     responses(
-        (status = 200, body = BatchAnswer, content_type = "application/x-ndjson", description = "one answer a line"),
+        (status = 200, body = BatchAnswer, content_type = "application/x-ndjson", description = "one answer a line",
+            example = json!("{\"line\":1,\"status\":201,\"revision\":9,\"create_revision\":9,\"version\":1}\n{\"line\":2,\"status\":200,\"deleted\":1,\"revision\":9}\n{\"end\":true,\"lines\":2,\"applied\":2}\n")),
         (status = 307, description = "`redirect=true` on a node that does not lead", headers(("Location" = String))),
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
         (status = 408, body = Problem, content_type = "application/problem+json", description = "`request-timeout`: no body arrived in time"),

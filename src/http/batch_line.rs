@@ -21,7 +21,6 @@ const WRITE_BYTES: usize = 64;
 /// One write of a batch.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[schema(example = json!({"put": {"key": "color", "value": "blue"}}))]
 pub(super) enum BatchLine {
     /// Write a key.
     Put(BatchPut),
@@ -32,7 +31,7 @@ pub(super) enum BatchLine {
 /// Write a key.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"key": "color", "value": "blue", "if_none_match": "*"}))]
+#[schema(example = json!({"key": "color", "value": "blue", "ttl": "30s", "if_none_match": "*"}))]
 pub(super) struct BatchPut {
     /// The key, when it is UTF-8.
     key: Option<String>,
@@ -83,9 +82,6 @@ pub(super) enum GivenTags {
 /// What became of one line.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-#[schema(example = json!({
-    "line": 1, "status": 201, "revision": 9, "create_revision": 9, "version": 1
-}))]
 pub(super) enum BatchAnswer {
     /// A key was written.
     Put {

@@ -31,7 +31,6 @@ const PIECE_ITEMS: u64 = 1000;
 /// One line of a listing. The last one is the one with `end`, or the one with `error`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-#[schema(example = json!({"end": true, "revision": 12, "count": 3}))]
 pub(super) enum ListLine {
     /// A key.
     Item(Box<Envelope>),
