@@ -348,10 +348,11 @@ impl Batch {
         })?;
         let expected = writes.len();
         let done = self.edge.write(&self.headers, &self.query, Command::Batch(writes)).await?;
-        match done.applied {
-            Applied::Batch { outcomes } if outcomes.len() == expected => Ok(outcomes),
-            other => Err(ApiError::of(other)),
-        }
+        let Applied::Batch { outcomes } = done.applied else {
+            return Err(ApiError::of(done.applied));
+        };
+        debug_assert_eq!(outcomes.len(), expected, "one outcome for each write");
+        Ok(outcomes)
     }
 
     fn answer(&mut self, out: &mut Vec<u8>, answer: &BatchAnswer) {

@@ -129,16 +129,14 @@ pub(super) enum BatchAnswer {
 impl BatchAnswer {
     /// What a write of a batch did.
     pub(super) fn of(line: u64, applied: Applied, request_id: &str) -> Self {
-        match applied {
-            Applied::Put(Written { revision, create_revision, version, .. }) => {
-                let status = if version == 1 { 201 } else { 200 };
-                Self::Put { line, status, revision, create_revision, version }
-            }
-            Applied::Deleted { deleted, revision, .. } => {
-                Self::Deleted { line, status: 200, deleted, revision }
-            }
-            other => Self::refused(line, &ApiError::of(other), request_id),
+        if let Applied::Put(Written { revision, create_revision, version, .. }) = applied {
+            let status = if version == 1 { 201 } else { 200 };
+            return Self::Put { line, status, revision, create_revision, version };
         }
+        if let Applied::Deleted { deleted, revision, .. } = applied {
+            return Self::Deleted { line, status: 200, deleted, revision };
+        }
+        Self::refused(line, &ApiError::of(applied), request_id)
     }
 
     pub(super) fn refused(line: u64, error: &ApiError, request_id: &str) -> Self {
