@@ -128,8 +128,13 @@ impl Chance {
         self.0 % limit
     }
 
+    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
+        let at = self.below(list.len() as u64);
+        list[usize::try_from(at).expect("below its length")]
+    }
+
     fn key(&mut self) -> String {
-        let key = ["a", "b/", "b/c/", "b/d", "e//", "f"][self.below(6) as usize];
+        let key = self.pick(&["a", "b/", "b/c/", "b/d", "e//", "f"]);
         format!("{key}{}", self.below(4))
     }
 }
@@ -225,10 +230,9 @@ fn the_past_is_listed_as_a_model_remembers_it() {
     }
     let past: Vec<u64> = states.keys().copied().collect();
     for round in 0..200 {
-        let prefix = ["", "b/", "b/c", "e/", "nothing"][chance.below(5) as usize];
-        let (delimiter, reverse) =
-            [(false, false), (false, true), (true, false)][chance.below(3) as usize];
-        let asked = past[chance.below(past.len() as u64) as usize];
+        let prefix = chance.pick(&["", "b/", "b/c", "e/", "nothing"]);
+        let (delimiter, reverse) = chance.pick(&[(false, false), (false, true), (true, false)]);
+        let asked = chance.pick(&past);
         // Revisions without a change show the one before.
         let gap = asked + chance.below(2).min(past[past.len() - 1] - asked);
         let revision = if states.contains_key(&gap) { asked } else { gap };
@@ -271,10 +275,8 @@ fn writes_of_a_batch_happen_in_their_order() {
             // Few keys repeat at once, many fill entries.
             let key =
                 if round % 2 == 0 { chance.key() } else { format!("n{}", chance.below(5000)) };
-            let (tag, there) = (
-                ["", "if_match", "if_none_match"][chance.below(3) as usize],
-                state.contains_key(&key),
-            );
+            let (tag, there) =
+                (chance.pick(&["", "if_match", "if_none_match"]), state.contains_key(&key));
             let holds = match tag {
                 "if_match" => there,
                 "if_none_match" => !there,
