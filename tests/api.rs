@@ -39,9 +39,9 @@ macro_rules! transcripts {
 }
 
 transcripts! {
-    compact conditions connections content_types framing in_flight keys leader lease_reads legacy list list_cursors
-    one_key parameters probes quota raft_routes reads request_ids routes slow_body slow_head
-    slow_idle values watch watch_limit
+    batch compact conditions connections content_types framing in_flight keys leader lease_reads legacy list
+    list_cursors ndjson one_key parameters pinned probes quota raft_routes range_delete reads request_ids routes
+    slow_body slow_head slow_idle values watch watch_limit
 }
 
 #[test]

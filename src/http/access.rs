@@ -3,7 +3,7 @@
 
 use super::Edge;
 use super::error::ApiError;
-use crate::machine::{Command, Op, Request, Span, Txn};
+use crate::machine::{Command, Conditions, Op, Request, Span, Txn};
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +48,8 @@ pub(super) fn needs(request: &Request) -> Vec<Need> {
     let mut needs = match &request.command {
         Command::Put { key: name, conditions, prev, .. }
         | Command::Delete { key: name, conditions, prev } => {
-            let looks =
-                *prev || conditions.if_match.is_some() || conditions.if_none_match.is_some();
             let mut needs = vec![key(Verb::Write, name)];
-            needs.extend(looks.then(|| key(Verb::Read, name)));
+            needs.extend((*prev || looks(conditions)).then(|| key(Verb::Read, name)));
             needs
         }
         Command::DeleteRange { span } => vec![Need::new(Verb::Write, span.clone())],
@@ -61,11 +59,21 @@ pub(super) fn needs(request: &Request) -> Vec<Need> {
         }
         Command::Lock { name, .. } | Command::Unlock { name, .. } => vec![key(Verb::Lock, name)],
         Command::Txn(txn) => of_txn(txn),
-        Command::Batch(writes) => writes.iter().map(|write| key(Verb::Write, &write.key)).collect(),
+        Command::Batch(writes) => {
+            let read = writes.iter().filter(|write| looks(&write.conditions));
+            let mut needs: Vec<Need> = read.map(|write| key(Verb::Read, &write.key)).collect();
+            needs.extend(writes.iter().map(|write| key(Verb::Write, &write.key)));
+            needs
+        }
         Command::Tidy(_) => vec![Need::all(Verb::Operate)],
     };
     needs.extend(request.fence.as_ref().map(|fence| key(Verb::Lock, &fence.name)));
     needs
+}
+
+/// A condition that does not hold tells the key's revision.
+fn looks(conditions: &Conditions) -> bool {
+    conditions.if_match.is_some() || conditions.if_none_match.is_some()
 }
 
 /// Both branches count: which one it will be is not known yet.
@@ -106,7 +114,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::machine::{Compare, Conditions, Content, Fence, Life, Subject, Tags};
+    use crate::machine::{Compare, Content, Fence, Life, Subject, Tags, Write};
 
     #[test]
     fn a_request_needs_all_it_touches() {
@@ -121,6 +129,20 @@ mod tests {
         let command = delete(Conditions::default(), true);
         let fenced = Request { once: None, fence, command };
         assert_eq!(needs(&fenced), [of(Verb::Write), of(Verb::Read), of(Verb::Lock)]);
+    }
+
+    #[test]
+    fn a_batch_needs_what_its_writes_need() {
+        let write = |key: &'static [u8], conditions| Write {
+            key: Bytes::from_static(key),
+            put: None,
+            conditions,
+        };
+        let tags = Conditions { if_match: Some(Tags::Any), if_none_match: None };
+        let batch = Command::Batch(vec![write(b"a", Conditions::default()), write(b"b", tags)]);
+        let of = |verb, key| Need::new(verb, Span::key(key));
+        let want = [of(Verb::Read, b"b"), of(Verb::Write, b"a"), of(Verb::Write, b"b")];
+        assert_eq!(needs(&batch.into()), want);
     }
 
     #[test]

@@ -125,7 +125,7 @@ pub(super) struct Problem {
     /// Short text, the same for every problem of this kind.
     title: &'static str,
     /// The HTTP status.
-    status: u16,
+    pub(super) status: u16,
     /// Name of the kind; part of the contract.
     code: &'static str,
     /// What happened this time.
@@ -276,11 +276,10 @@ impl ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let (status, code, title) = self.parts();
-        let (limit, actual) = self.numbers();
-        let retryable = match &self {
+impl ApiError {
+    /// May the same request succeed later without being changed?
+    fn is_retryable(&self) -> bool {
+        match self {
             Self::Overloaded
             | Self::NoLeader(_)
             | Self::NotTransferred(_)
@@ -305,33 +304,44 @@ impl IntoResponse for ApiError {
             | Self::NoSpace(_)
             | Self::Conflict(_)
             | Self::Damaged(_) => false,
-        };
+        }
+    }
+
+    /// What a client is told, also within an answer that has begun.
+    pub(super) fn problem(&self, request_id: &str) -> Problem {
+        let (status, code, title) = self.parts();
+        let (limit, actual) = self.numbers();
         let current_etag =
-            if let Self::PreconditionFailed { current } = &self { current.map(etag) } else { None };
+            if let Self::PreconditionFailed { current } = self { current.map(etag) } else { None };
+        let oldest_revision =
+            if let Self::Compacted { oldest } = self { Some(*oldest) } else { None };
         let unknown = matches!(self, Self::OutcomeUnknown(_));
-        let outcome = if unknown { Outcome::Unknown } else { Outcome::NotApplied };
-        let problem = Problem {
+        Problem {
             kind: format!("urn:mmapd:error:{code}"),
             title,
             status: status.as_u16(),
             code,
             detail: self.detail(),
-            outcome,
-            retryable,
-            request_id: String::new(),
+            outcome: if unknown { Outcome::Unknown } else { Outcome::NotApplied },
+            retryable: self.is_retryable(),
+            request_id: request_id.to_owned(),
             limit,
             actual,
-            current_etag: current_etag.clone(),
-            oldest_revision: match self {
-                Self::Compacted { oldest } => Some(oldest),
-                _ => None,
-            },
-        };
-        let mut response = status.into_response();
-        if retryable {
+            current_etag,
+            oldest_revision,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problem = self.problem("");
+        let mut response = self.parts().0.into_response();
+        if problem.retryable {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if let Some(tag) = current_etag.and_then(|tag| HeaderValue::try_from(tag).ok()) {
+        let tag = problem.current_etag.as_ref().and_then(|tag| HeaderValue::try_from(tag).ok());
+        if let Some(tag) = tag {
             response.headers_mut().insert(header::ETAG, tag);
         }
         if matches!(self, Self::TooSlow | Self::TooLarge { .. }) {

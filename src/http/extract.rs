@@ -14,7 +14,7 @@ use crate::config::{Http, parse_duration};
 use crate::machine::{Conditions, KEY_MAX, Tags};
 
 /// A body must arrive at least this fast, beyond `http.body_timeout`.
-const BODY_RATE: u64 = 64 << 10;
+pub(super) const BODY_RATE: u64 = 64 << 10;
 
 /// Decodes `%XX`, once. `plus`: `+` means a space, as in queries.
 pub(super) fn percent_decode(text: &str, plus: bool) -> Result<Vec<u8>, ApiError> {

@@ -10,17 +10,23 @@
 mod access;
 mod admin;
 mod backup;
+mod batch;
+mod batch_line;
 mod cluster;
+mod erase;
 mod error;
 mod extract;
 mod handover;
 mod keys;
 mod legacy;
+mod lines;
 mod list;
+mod listing;
 mod members;
 mod ops;
 mod pace;
 mod propose;
+mod pull;
 mod raft;
 mod serve;
 mod value;
@@ -74,7 +80,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
         (name = "raft (internal)", description = "What nodes say to each other; not for clients"),
     ),
     paths(
-        keys::put, keys::get, keys::head, keys::delete, list::list, watch::watch,
+        keys::put, keys::get, keys::head, keys::delete, list::list, erase::erase, batch::batch, watch::watch,
         cluster::status, cluster::cluster, cluster::leader, handover::hand_over,
         members::add, members::replace, members::set, members::remove, admin::compact, admin::scrub, backup::backup,
         ops::livez, ops::readyz, ops::scrape, ops::description,
@@ -96,6 +102,10 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// Commands of followers are counted, to wait for their end; what bounds them is the inbox.
 const FORWARDED_PERMITS: u32 = 1 << 24;
+
+/// The id of a request, for who writes problems into an answer that has begun.
+#[derive(Clone, Debug, Default)]
+struct RequestId(String);
 
 /// What every handler has.
 #[derive(Clone, Debug)]
@@ -166,7 +176,8 @@ fn router(edge: Edge) -> Router {
     let data = Router::new()
         .route("/v1/keys/{*key}", measured("/v1/keys/{key}", admitted(one_key())))
         .route("/v1/keys/", measured("/v1/keys/{key}", admitted(no_key())))
-        .route("/v1/keys", measured("/v1/keys", admitted(get(list::list))))
+        .route("/v1/keys", measured("/v1/keys", admitted(get(list::list).delete(erase::erase))))
+        .route("/v1/batch", measured("/v1/batch", admitted(post(batch::batch))))
         .route("/v1/watch", measured("/v1/watch", admitted(get(watch::watch))))
         .route("/set/{*key}", measured("/set/{key}", admitted(post(legacy::set))))
         .route("/get/{*key}", measured("/get/{key}", admitted(get(legacy::get))));
@@ -297,8 +308,9 @@ fn measured(route: &'static str, methods: MethodRouter<Edge>) -> MethodRouter<Ed
 }
 
 /// The outermost layer: request ids, who answered, and the bodies of refusals.
-async fn finish(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
+    request.extensions_mut().insert(RequestId(id.to_str().unwrap_or_default().to_owned()));
     let data = request.uri().path().starts_with("/v1/");
     let head = head_bytes(&request);
     let limit = edge.config.limits.header_bytes;

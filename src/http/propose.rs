@@ -54,7 +54,7 @@ fn once(headers: &HeaderMap, request: &Request) -> Result<Option<Once>, ApiError
 }
 
 /// `Mmapd-Fence: NAME;TOKEN`, the name percent-encoded as in a path.
-fn fence(headers: &HeaderMap) -> Result<Option<Fence>, ApiError> {
+pub(super) fn fence(headers: &HeaderMap) -> Result<Option<Fence>, ApiError> {
     let Some(value) = single(headers, "mmapd-fence")? else { return Ok(None) };
     let wrong = || {
         ApiError::BadRequest(

@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    handle: Handle,
+    /// The node itself, for what no request asks for.
+    pub(crate) handle: Handle,
     stop: watch::Sender<bool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
