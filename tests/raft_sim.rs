@@ -765,6 +765,16 @@ fn escapes(bug: Planted) -> Option<&'static str> {
         Planted::JointUnion
         | Planted::RemovedLeaderCounts
         | Planted::ConfigOutlivesItsEntry
+        | Planted::TwoChangesAtOnce
+        | Planted::NoOwnTermBarrier
+        | Planted::ReplaceInOneStep
+        | Planted::JointLeftEarly
+        | Planted::JointForEver
+        | Planted::PromoteBehind
+        | Planted::QuorumUnchecked
+        | Planted::RemovedLeaderStays
+        | Planted::RemovedNeverCampaigns
+        | Planted::NewLifeInherits
         | Planted::SnapshotOfLaterConfig => Some("the members never change"),
         Planted::OutsiderVoteCounts => Some("nobody is outside"),
         Planted::VoteWhileInstalling | Planted::CampaignWhileInstalling => {
