@@ -117,6 +117,7 @@ pub struct Metrics {
     pub applied_batches: Counter,
     pub applied_entries: Counter,
     pub snapshots_sent: Counter,
+    pub snapshot_resumes: Counter,
     pub snapshots_received: Counter,
     pub repaired_entries: Counter,
     pub lost_databases: Counter,
@@ -311,6 +312,10 @@ impl Metrics {
             ),
             applied_entries: counter("mmapd_raft_applied_entries_total", "Entries applied"),
             snapshots_sent: counter("mmapd_raft_snapshots_sent_total", "Snapshots sent whole"),
+            snapshot_resumes: counter(
+                "mmapd_raft_snapshot_resumes_total",
+                "Snapshots that went on where their connection broke",
+            ),
             snapshots_received: counter(
                 "mmapd_raft_snapshots_received_total",
                 "Snapshots received and installed",

@@ -198,6 +198,11 @@ impl Measure {
         }
     }
 
+    /// Counts snapshots that went on where their connection broke.
+    pub(super) fn resumes(&self) -> &'static ::metrics::Counter {
+        &self.metrics.snapshot_resumes
+    }
+
     /// The picture of the node.
     pub(super) fn status<W>(&self, core: &Core<W>, now_us: u64) -> Status {
         let raft = core.raft();
