@@ -403,8 +403,7 @@ impl Cutter {
 fn pass(mut from: TcpStream, mut to: TcpStream, limit: usize, cuts: &AtomicUsize) {
     let mut buffer = vec![0; 16 << 10];
     let (mut seen, mut is_snapshot) = (0, false);
-    loop {
-        let Ok(len @ 1..) = from.read(&mut buffer) else { break };
+    while let Ok(len @ 1..) = from.read(&mut buffer) {
         let sends = b"POST /v1/raft/snapshot";
         let asks = b"POST /v1/raft/snapshot?ask";
         let head = &buffer[..len];

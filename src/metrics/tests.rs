@@ -39,6 +39,7 @@ const PROMISED: [(&str, &str); 44] = [
     ("mmapd_raft_peer_round_trip_seconds", "histogram"),
     ("mmapd_raft_proposals_total", "counter"),
     ("mmapd_raft_role", "gauge"),
+    ("mmapd_raft_snapshot_resumes_total", "counter"),
     ("mmapd_raft_snapshots_received_total", "counter"),
     ("mmapd_raft_snapshots_sent_total", "counter"),
     ("mmapd_raft_term", "gauge"),
