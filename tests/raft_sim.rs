@@ -726,6 +726,7 @@ const ENOUGH: u64 = 200;
 
 /// Why chance does not find this bug here; `None`: it does. `tests/raft.rs` has a script for
 /// every one, whatever is said here.
+#[expect(clippy::too_many_lines, reason = "it names every bug once")]
 fn escapes(bug: Planted) -> Option<&'static str> {
     match bug {
         Planted::AckBeforeSync

@@ -1,7 +1,7 @@
 use super::*;
 
 /// The names promised to operators, with a type each.
-const PROMISED: [(&str, &str); 44] = [
+const PROMISED: [(&str, &str); 45] = [
     ("mmapd_build_info", "gauge"),
     ("mmapd_db_checkpoint_duration_seconds", "histogram"),
     ("mmapd_db_compaction_duration_seconds", "histogram"),
