@@ -380,6 +380,40 @@ fn the_longest_keys_and_values_fit() {
     assert_eq!(db.check().unwrap().run_pages, 0);
 }
 
+/// Keys that come in order leave full pages, and keys that go in order leave empty ones beside
+/// them: these must not stay because the full page had no room for a separator.
+#[test]
+fn what_came_in_order_goes_in_order() {
+    for len in [8, 40, 100, 150, 200, 250, 300, 350, 400, 450, 500, 600] {
+        for down in [false, true] {
+            let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+            let mut db = Db::open(disk, options(Path::new("/d/db")), IDENTITY).unwrap();
+            let key = |n: usize| [vec![b'k'; len], format!("{n:05}").into_bytes()].concat();
+            let mut order: Vec<usize> = (0..1500).collect();
+            let mut txn = db.begin();
+            for &n in &order {
+                txn.put(Tree::Kv, &key(n), &[b'v'; 700]).unwrap();
+            }
+            txn.commit().unwrap();
+            if down {
+                order.reverse();
+            }
+            let mut txn = db.begin();
+            for (done, &n) in order.iter().enumerate() {
+                assert!(txn.delete(Tree::Kv, &key(n)).unwrap(), "{n} of length {len}");
+                let bounds = (Bound::Unbounded, Bound::Unbounded);
+                let first = txn.collect(Tree::Kv, bounds, 1).unwrap();
+                let left = order.get(done + 1..).unwrap();
+                let want = left.iter().min().map(|n| (key(*n), vec![b'v'; 700]));
+                assert!(first.first() == want.as_ref(), "after {n} of length {len}");
+            }
+            let snapshot = txn.commit().unwrap();
+            same(&snapshot, &Model::new());
+            assert_eq!(db.check().unwrap().run_pages, 0);
+        }
+    }
+}
+
 #[test]
 fn a_full_database_refuses_puts_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();

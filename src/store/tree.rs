@@ -504,7 +504,10 @@ impl<B: Source> Workspace<'_, B> {
         let (right, right_crc) = (second.child, second.crc);
         let to = View::new(self.page(first.child, first.crc)?);
         let from = View::new(self.page(right, right_crc)?);
-        let extra = if kind == Kind::Branch { between.raw_len() } else { 0 };
+        // The key goes down between the cells of two branches. Where one of them has none there
+        // is nothing to separate: an empty page goes even if its neighbour is full.
+        let moves_down = kind == Kind::Branch && to.count() > 0 && from.count() > 0;
+        let extra = if moves_down { between.raw_len() } else { 0 };
         if to.used() + from.used() + extra > ROOM {
             return Ok(false);
         }
@@ -512,7 +515,7 @@ impl<B: Source> Workspace<'_, B> {
         for index in 0..from.count() {
             let cell = from.cell(index, kind).ok_or_else(|| damaged(self, &from))?;
             cells.push(match (kind, index) {
-                (Kind::Branch, 0) => between.branch(cell.child, cell.crc),
+                (Kind::Branch, 0) if moves_down => between.branch(cell.child, cell.crc),
                 (Kind::Leaf | Kind::Branch, _) => cell.raw.to_vec(),
             });
         }
@@ -523,30 +526,11 @@ impl<B: Source> Workspace<'_, B> {
             cells.try_for_each(|(index, cell)| page::insert(bytes, at + index, cell))
         })?;
         self.give_up(right, 1);
-        // The key moved down with a branch, and is of no use to leaves; an empty right
-        // branch has no cell that could take it.
-        if let Some(run) = between_run.filter(|_| kind == Kind::Leaf || cells.is_empty()) {
+        if let Some(run) = between_run.filter(|_| !moves_down) {
             self.give_up(run.page, run.pages());
         }
         self.edit(parent, |bytes| page::remove(bytes, left + 1, Kind::Branch))?;
-        if kind == Kind::Branch && at == 0 {
-            self.forget_first_key(to)?;
-        }
         Ok(true)
-    }
-
-    /// A branch that was empty took the cells of its neighbour: the first key must be empty.
-    fn forget_first_key(&mut self, page: u64) -> Result<(), StoreError> {
-        let view = View::new(self.page(page, 0)?);
-        let Some(cell) = view.branch(0) else { return Ok(()) };
-        let (run, keyless) = (key_run(&cell), OwnedKey::default().branch(cell.child, cell.crc));
-        if let Some(run) = run {
-            self.give_up(run.page, run.pages());
-        }
-        self.edit(page, |bytes| {
-            page::remove(bytes, 0, Kind::Branch)?;
-            page::insert(bytes, 0, &keyless)
-        })
     }
 }
 
