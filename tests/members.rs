@@ -10,8 +10,11 @@ mod support {
 }
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use serde_json::{Value as Json, json};
@@ -368,4 +371,105 @@ fn a_joining_node_may_be_killed_at_any_moment() {
         assert!(matches!(gone.status, 200 | 504), "{}", gone.text());
         wait("it is gone", || (!members(&first)?.contains(&format!("{id} voter"))).then_some(()));
     }
+}
+
+/// Passes connections on, but cuts those that bring a snapshot after `limit` bytes, `cuts` times.
+struct Cutter {
+    port: u16,
+    left: Arc<AtomicUsize>,
+}
+
+impl Cutter {
+    fn before(node_port: u16, limit: usize, cuts: usize) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let left = Arc::new(AtomicUsize::new(cuts));
+        let cuts = Arc::clone(&left);
+        // It ends with the test's process; nobody waits for its threads.
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", node_port)) else { continue };
+                let back = (server.try_clone(), client.try_clone());
+                let (Ok(from), Ok(to)) = back else { continue };
+                thread::spawn(move || pass(from, to, usize::MAX, &AtomicUsize::new(0)));
+                let cuts = Arc::clone(&cuts);
+                thread::spawn(move || pass(client, server, limit, &cuts));
+            }
+        });
+        Self { port, left }
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, limit: usize, cuts: &AtomicUsize) {
+    let mut buffer = vec![0; 16 << 10];
+    let (mut seen, mut is_snapshot) = (0, false);
+    while let Ok(len @ 1..) = from.read(&mut buffer) {
+        let sends = b"POST /v1/raft/snapshot";
+        let asks = b"POST /v1/raft/snapshot?ask";
+        let head = &buffer[..len];
+        is_snapshot |= head.starts_with(sends) && !head.starts_with(asks);
+        seen += if is_snapshot { len } else { 0 };
+        let one_less = |left: usize| left.checked_sub(1);
+        let cut = Ordering::Relaxed;
+        if seen > limit && cuts.fetch_update(cut, cut, one_less).is_ok() {
+            break;
+        }
+        if to.write_all(head).is_err() {
+            break;
+        }
+    }
+    for stream in [from, to] {
+        drop(stream.shutdown(Shutdown::Both));
+    }
+}
+
+/// The connection that brings a snapshot breaks again and again; what came is not sent twice.
+#[test]
+fn a_snapshot_goes_on_where_its_connection_broke() {
+    let _turn = turn();
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut first = bare(1, dir.path(), &[]);
+    fs::write(
+        first.dir.join("tiny.toml"),
+        "[storage]\nsegment = \"256KiB\"\n\
+        checkpoint_log = \"256KiB\"\ncheckpoint_interval = \"100ms\"\nlog_retain = \"256KiB\"\n",
+    )
+    .expect("a file");
+    let port = first.port.to_string();
+    let args = ["--id", "1", "--port", &port, "--db", "db.mmapd", "--log", "log"];
+    let args = [&args[..], &["--config", "tiny.toml"]].concat();
+    first = Node::new(1, first.port, &first.dir, &args);
+    first.start();
+    let mut client = first.client();
+    let value = "v".repeat(64 << 10);
+    let mut count = 0;
+    wait("the log begins late", || {
+        for _ in 0..20 {
+            count += 1;
+            let reply = client.put(&format!("key{count}"), &value).expect("an answer");
+            assert!(reply.status < 300, "{}", reply.text());
+        }
+        (first.number("first_log_index")? > 1 && count >= 100).then_some(())
+    });
+    let port = free_port();
+    let cutter = Cutter::before(port, 1 << 20, 4);
+    let (port, join) = (port.to_string(), url(&first));
+    let reached = format!("http://127.0.0.1:{}", cutter.port);
+    let args = ["--id", "2", "--port", &port, "--db", "db.mmapd", "--log", "log"];
+    let more = ["--join", &join, "--advertise", &reached];
+    let args = [&args[..], &more].concat();
+    let own = port.parse().expect("a number");
+    let mut second = Node::new(2, own, &dir.path().join("node2"), &args);
+    second.start();
+    wait_for_members(&second, &["1 voter", "2 voter"]);
+    assert_eq!(cutter.left.load(Ordering::Relaxed), 0, "all cuts were made");
+    let reply = second.client().read(&format!("key{count}")).expect("an answer");
+    assert_eq!(reply.text(), value);
+    let metrics = client.get("/metrics").expect("an answer").text();
+    let number = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|number| number.parse::<u64>().ok()).expect("a number")
+    };
+    assert_eq!(number("mmapd_raft_snapshot_resumes_total"), 4);
+    assert_eq!(number("mmapd_raft_snapshots_sent_total"), 1);
 }

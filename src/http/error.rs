@@ -441,6 +441,7 @@ impl From<PeerError> for ApiError {
         match error {
             PeerError::Misdirected(why) => Self::Misdirected(why),
             PeerError::Malformed(why) => Self::BadRequest(why),
+            PeerError::Damaged(why) => Self::Unprocessable(why),
             PeerError::Unavailable(why) => Self::Draining(why),
         }
     }

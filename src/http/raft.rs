@@ -8,12 +8,14 @@ use axum::response::{IntoResponse, Response};
 
 use super::Edge;
 use super::error::{ApiError, Problem};
-use super::extract;
+use super::extract::{self, Query};
 use super::keys::RawValue;
 use crate::node::{FORWARDED_MAX, SENDER_URL};
 
 /// Largest message of an election.
 const VOTE_MAX: u64 = 64 << 10;
+/// Largest header of a snapshot.
+const HEADER_MAX: u64 = 128 << 10;
 
 /// Messages from a peer
 ///
@@ -89,18 +91,38 @@ pub(super) async fn handover(
 }
 
 /// A snapshot from the leader
+///
+/// When the connection breaks, what has arrived is kept: the sender asks how much that is, and
+/// goes on there.
 #[utoipa::path(
     post, path = "/v1/raft/snapshot", operation_id = "raftSnapshot", tag = "raft (internal)",
+    params(
+        ("ask" = Option<bool>, Query, description = "the body is the header alone: answer how many chunks of it are kept"),
+        ("resume" = Option<bool>, Query, description = "the body holds the header and the chunks that are missing"),
+    ),
     request_body(content = RawValue, content_type = "application/octet-stream"),
     responses(
         (status = 200, body = RawValue, content_type = "application/octet-stream", description = "installed; term and index of its last entry"),
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
+        (status = 408, body = Problem, content_type = "application/problem+json", description = "`request-timeout`"),
+        (status = 413, body = Problem, content_type = "application/problem+json", description = "`too-large`: the header"),
         (status = 421, body = Problem, content_type = "application/problem+json", description = "`misdirected`"),
+        (status = 422, body = Problem, content_type = "application/problem+json", description = "`unprocessable`: it is damaged"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`"),
     ),
 )]
-pub(super) async fn snapshot(State(edge): State<Edge>, body: Body) -> Result<Response, ApiError> {
-    Ok(edge.handle.peer_snapshot(body.into_data_stream()).await?.into_response())
+pub(super) async fn snapshot(
+    State(edge): State<Edge>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (head, body) = request.into_parts();
+    let query = Query::parse(&head.uri, &["ask", "resume"])?;
+    if query.flag("ask")? {
+        let body = extract::body(&head.headers, body, HEADER_MAX, &edge.config.http).await?;
+        return Ok(edge.handle.peer_snapshot_kept(&body)?.into_response());
+    }
+    let resume = query.flag("resume")?;
+    Ok(edge.handle.peer_snapshot(body.into_data_stream(), resume).await?.into_response())
 }
 
 /// A command forwarded by a follower

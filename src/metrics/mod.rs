@@ -116,8 +116,7 @@ pub struct Metrics {
     pub applied_index: Gauge,
     pub applied_batches: Counter,
     pub applied_entries: Counter,
-    pub snapshots_sent: Counter,
-    pub snapshots_received: Counter,
+    pub snapshots: SnapshotMetrics,
     pub repaired_entries: Counter,
     pub lost_databases: Counter,
     pub digest_mismatches: Counter,
@@ -310,11 +309,7 @@ impl Metrics {
                 "Batches of committed entries applied",
             ),
             applied_entries: counter("mmapd_raft_applied_entries_total", "Entries applied"),
-            snapshots_sent: counter("mmapd_raft_snapshots_sent_total", "Snapshots sent whole"),
-            snapshots_received: counter(
-                "mmapd_raft_snapshots_received_total",
-                "Snapshots received and installed",
-            ),
+            snapshots: SnapshotMetrics::register(r),
             repaired_entries: counter(
                 "mmapd_log_repaired_entries_total",
                 "Damaged entries of the log that were had again from a peer",
@@ -349,6 +344,32 @@ impl Metrics {
     #[must_use]
     pub fn peer(&self, id: u64) -> PeerMetrics {
         registry().peer(id)
+    }
+}
+
+/// Snapshots between nodes.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the help text in `register` is the documentation")]
+pub struct SnapshotMetrics {
+    pub sent: Counter,
+    pub resumes: Counter,
+    pub received: Counter,
+}
+
+impl SnapshotMetrics {
+    fn register(r: &Declare<'_>) -> Self {
+        let counter = |name, help| r.counter(name, help, &[]);
+        Self {
+            sent: counter("mmapd_raft_snapshots_sent_total", "Snapshots sent whole"),
+            resumes: counter(
+                "mmapd_raft_snapshot_resumes_total",
+                "Snapshots that went on where their connection broke",
+            ),
+            received: counter(
+                "mmapd_raft_snapshots_received_total",
+                "Snapshots received and installed",
+            ),
+        }
     }
 }
 

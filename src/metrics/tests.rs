@@ -1,7 +1,7 @@
 use super::*;
 
 /// The names promised to operators, with a type each.
-const PROMISED: [(&str, &str); 46] = [
+const PROMISED: [(&str, &str); 47] = [
     ("mmapd_build_info", "gauge"),
     ("mmapd_db_checkpoint_duration_seconds", "histogram"),
     ("mmapd_db_compaction_duration_seconds", "histogram"),
@@ -39,6 +39,7 @@ const PROMISED: [(&str, &str); 46] = [
     ("mmapd_raft_peer_round_trip_seconds", "histogram"),
     ("mmapd_raft_proposals_total", "counter"),
     ("mmapd_raft_role", "gauge"),
+    ("mmapd_raft_snapshot_resumes_total", "counter"),
     ("mmapd_raft_snapshots_received_total", "counter"),
     ("mmapd_raft_snapshots_sent_total", "counter"),
     ("mmapd_raft_term", "gauge"),

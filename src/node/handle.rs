@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::backup::Backup;
 use super::changes::{Changes, Place};
+use super::inbound::Landing;
 use super::scrub::{Order, ScrubError, Scrubbed};
 use super::work::{Answer, Compacted, Event, NotCompacted};
 use crate::machine::{Applied, Request, View};
@@ -236,7 +237,7 @@ pub(super) struct Shared {
     pub(super) quota: u64,
     /// Where and how a snapshot is received.
     pub(super) disk: Arc<dyn Disk>,
-    pub(super) incoming: Arc<tokio::sync::Mutex<std::path::PathBuf>>,
+    pub(super) incoming: Arc<tokio::sync::Mutex<Landing>>,
     pub(super) map_max: u64,
     /// Turns true when the streams of peers must end.
     pub(super) stopping: watch::Sender<bool>,
@@ -554,6 +555,9 @@ pub enum PeerError {
     /// Not a message: 400.
     #[error("{0}")]
     Malformed(String),
+    /// A snapshot with damage in it: 422.
+    #[error("{0}")]
+    Damaged(String),
     /// Not now, for the named reason: 503.
     #[error("{0}")]
     Unavailable(String),

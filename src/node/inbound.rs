@@ -1,18 +1,21 @@
 //! What peers bring to the `/v1/raft/*` routes: streams of packets, and snapshots.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::body::BodyDataStream;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_core::Stream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
 use super::departed::Watched;
 use super::handle::{Handle, Mail, PeerError};
 use super::work::{Answer, Arrived, Event};
 use crate::peers::{Incoming, IncomingError};
-use crate::raft::message::Message;
+use crate::raft::message::{Message, SnapshotMeta};
+use crate::raft::types::{NodeId, Term};
+use crate::store::DbState;
 use crate::wire::{self, WireError};
 
 /// Chunks of a snapshot that wait for the disk.
@@ -23,6 +26,16 @@ impl From<WireError> for PeerError {
         match error {
             WireError::Malformed(_) => Self::Malformed(error.to_string()),
             WireError::Misdirected { .. } => Self::Misdirected(error.to_string()),
+        }
+    }
+}
+
+impl From<IncomingError> for PeerError {
+    fn from(error: IncomingError) -> Self {
+        match error {
+            IncomingError::Wire(error) => error.into(),
+            IncomingError::Damaged(why) => Self::Damaged(why),
+            IncomingError::Store(error) => Self::Unavailable(error.to_string()),
         }
     }
 }
@@ -99,47 +112,67 @@ impl Handle {
         }
     }
 
-    /// `POST /v1/raft/snapshot`: a whole snapshot; returns the last entry it held once it is
-    /// installed.
+    /// `POST /v1/raft/snapshot`: a whole snapshot, or, with `resume`, what was missing of one
+    /// whose connection broke; returns the last entry it held once it is installed.
     ///
     /// # Errors
     /// See [`PeerError`].
-    pub async fn peer_snapshot(&self, body: BodyDataStream) -> Result<Bytes, PeerError> {
-        let path = self
-            .shared
-            .incoming
-            .clone()
-            .try_lock_owned()
-            .map_err(|_| PeerError::Unavailable("another snapshot is being received".into()))?;
+    pub async fn peer_snapshot(
+        &self,
+        body: BodyDataStream,
+        resume: bool,
+    ) -> Result<Bytes, PeerError> {
+        let mut landing = self.landing()?;
         let shared = self.shared.clone();
-        let incoming = Incoming::new(shared.us, shared.disk.clone(), path.clone(), shared.map_max);
-        let (chunks, received) = mpsc::channel(AHEAD);
-        let writing = tokio::task::spawn_blocking(move || write(incoming, received));
-        pump(body, chunks).await;
+        let kept = landing.kept.take();
+        let incoming = match kept.filter(|_| resume) {
+            Some(kept) => kept.resume(),
+            None => {
+                let (disk, path) = (shared.disk.clone(), landing.path.clone());
+                Incoming::new(shared.us, disk, path, shared.map_max)
+            }
+        };
         let this = self.clone();
-        // A task of its own: when the sender hangs up now, the file must stay ours until the
-        // node is done with it.
+        // A task of its own: when the sender hangs up, the file must stay ours until what has
+        // arrived is written, and until the node is done with it.
         let install = tokio::spawn(async move {
-            let result = this.install(writing).await;
-            drop(path);
-            result
+            let (chunks, received) = mpsc::channel(AHEAD);
+            let writing = tokio::task::spawn_blocking(move || write(incoming, received));
+            let whole = pump(body, chunks).await;
+            let incoming = writing.await.map_err(|_| stopped())??;
+            if !whole {
+                landing.kept = Some(incoming);
+                return Err(PeerError::Malformed("the connection broke".into()));
+            }
+            let finishing = tokio::task::spawn_blocking(move || incoming.finish());
+            this.install(finishing.await.map_err(|_| stopped())??).await
         });
-        install.await.map_err(|_| PeerError::Unavailable("the node stopped".into()))?
+        install.await.map_err(|_| stopped())?
+    }
+
+    /// `POST /v1/raft/snapshot?ask=true`: how many chunks are kept of the snapshot with this
+    /// header.
+    ///
+    /// # Errors
+    /// See [`PeerError`].
+    pub fn peer_snapshot_kept(&self, head: &[u8]) -> Result<Bytes, PeerError> {
+        let landing = self.landing()?;
+        let kept = Incoming::kept(self.shared.us, head, landing.kept.as_ref())?;
+        Ok(Bytes::copy_from_slice(&kept.to_le_bytes()))
+    }
+
+    /// Where snapshots land, for one at a time.
+    fn landing(&self) -> Result<OwnedMutexGuard<Landing>, PeerError> {
+        let busy = |_| PeerError::Unavailable("another snapshot is being received".into());
+        self.shared.incoming.clone().try_lock_owned().map_err(busy)
     }
 
     async fn install(
         &self,
-        writing: tokio::task::JoinHandle<Result<Arriving, IncomingError>>,
+        (from, term, meta, state, path): (NodeId, Term, SnapshotMeta, DbState, PathBuf),
     ) -> Result<Bytes, PeerError> {
-        let stopped = || PeerError::Unavailable("the node stopped".into());
-        let arriving = writing.await.map_err(|_| stopped())?.map_err(|error| match error {
-            IncomingError::Wire(error) => error.into(),
-            IncomingError::Damaged(why) => PeerError::Malformed(why),
-            IncomingError::Store(error) => PeerError::Unavailable(error.to_string()),
-        })?;
         let (waiter, answer) = oneshot::channel();
-        let Arriving { from, term, meta, chain, path } = arriving;
-        let arrived = Arrived { waiter, from, term, meta, chain, path };
+        let arrived = Arrived { waiter, from, term, meta, chain: state.chain, path };
         self.deliver(Event::SnapshotArrived(arrived)).await?;
         match answer.await.map_err(|_| stopped())? {
             Answer::Installed(Some(last)) => {
@@ -172,33 +205,37 @@ impl Handle {
     }
 }
 
-/// A verified snapshot before somebody waits for its installation.
-struct Arriving {
-    from: crate::raft::types::NodeId,
-    term: crate::raft::types::Term,
-    meta: crate::raft::message::SnapshotMeta,
-    chain: u64,
-    path: std::path::PathBuf,
+/// Where a snapshot is received.
+#[derive(Debug)]
+pub(super) struct Landing {
+    pub(super) path: PathBuf,
+    /// What arrived before its connection broke.
+    pub(super) kept: Option<Incoming>,
 }
 
-/// Moves a body to the thread that writes it; a broken body shows as an early end.
-async fn pump(mut body: BodyDataStream, chunks: mpsc::Sender<Bytes>) {
-    while let Some(Ok(chunk)) = next(&mut body).await {
+fn stopped() -> PeerError {
+    PeerError::Unavailable("the node stopped".into())
+}
+
+/// Moves a body to the thread that writes it; `false`: it broke off.
+async fn pump(mut body: BodyDataStream, chunks: mpsc::Sender<Bytes>) -> bool {
+    while let Some(chunk) = next(&mut body).await {
+        let Ok(chunk) = chunk else { return false };
         if chunks.send(chunk).await.is_err() {
-            return;
+            return true; // what was wrong with it says the writer
         }
     }
+    true
 }
 
 fn write(
     mut incoming: Incoming,
     mut received: mpsc::Receiver<Bytes>,
-) -> Result<Arriving, IncomingError> {
+) -> Result<Incoming, IncomingError> {
     while let Some(chunk) = received.blocking_recv() {
         incoming.push(&chunk)?;
     }
-    let (from, term, meta, state, path) = incoming.finish()?;
-    Ok(Arriving { from, term, meta, chain: state.chain, path })
+    Ok(incoming)
 }
 
 async fn next(body: &mut BodyDataStream) -> Option<Result<Bytes, axum::Error>> {

@@ -105,7 +105,7 @@ impl Measure {
             metrics.applied_entries.increment(measured.applied);
         }
         if measured.installed {
-            metrics.snapshots_received.increment(1);
+            metrics.snapshots.received.increment(1);
         }
         if let Some(micros) = measured.compaction_us {
             let took = Duration::from_micros(micros).as_secs_f64();
@@ -194,8 +194,13 @@ impl Measure {
     /// A snapshot was sent.
     pub(super) fn shipped(&self, installed: bool) {
         if installed {
-            self.metrics.snapshots_sent.increment(1);
+            self.metrics.snapshots.sent.increment(1);
         }
+    }
+
+    /// Counts snapshots that went on where their connection broke.
+    pub(super) fn resumes(&self) -> &'static ::metrics::Counter {
+        &self.metrics.snapshots.resumes
     }
 
     /// The picture of the node.

@@ -145,7 +145,10 @@ impl Node {
                 draining: AtomicBool::new(false),
                 quota: config.storage.quota,
                 disk,
-                incoming: Arc::new(tokio::sync::Mutex::new(unfinished(&config.storage.db))),
+                incoming: Arc::new(tokio::sync::Mutex::new(inbound::Landing {
+                    path: unfinished(&config.storage.db),
+                    kept: None,
+                })),
                 map_max: config.storage.map_max,
                 stopping,
                 scrubs: scrubs.clone(),
@@ -167,6 +170,7 @@ impl Node {
             pace,
             fatal: fatal_sender,
             scrubs,
+            scrubbing: Arc::clone(&scrubber.busy),
         };
         let thread = run::start(core, shell, scrubber)?;
         Ok(Self { handle, thread, fatal, _locks: locks })

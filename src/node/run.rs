@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 
@@ -27,7 +28,7 @@ use super::measure::Measure;
 use super::pace::DiskPace;
 use super::scrub::{Order, Scrubber};
 use super::work::{Answer, Event, Garbage, Work};
-use crate::peers::Peers;
+use crate::peers::{Peers, Shipped};
 use crate::raft::types::NodeId;
 use crate::store::{CheckpointJob, SpareJob, StoreError, SyncJob};
 
@@ -92,6 +93,18 @@ pub(super) struct Shell {
     pub(super) pace: Arc<DiskPace>,
     pub(super) fatal: FatalSender,
     pub(super) scrubs: std_mpsc::Sender<Order>,
+    /// Is a pass of the scrubber under way?
+    pub(super) scrubbing: Arc<AtomicBool>,
+}
+
+impl Shell {
+    /// Somebody found damage in what came from our disk: it is looked for at once.
+    fn look_for_damage(scrubs: &std_mpsc::Sender<Order>, scrubbing: &AtomicBool) {
+        if !scrubbing.swap(true, Ordering::AcqRel) {
+            let (nobody, _) = tokio::sync::oneshot::channel();
+            drop(scrubs.send(Order::Run(nobody)));
+        }
+    }
 }
 
 /// Starts the threads of a node; join the handle after [`Mail::Stop`] was sent.
@@ -299,11 +312,21 @@ impl Turns {
         for shipment in work.snapshots.drain(..) {
             let (peers, outbox) = (self.shell.peers.clone(), self.shell.outbox.clone());
             let measure = self.shell.measure.clone();
+            let (scrubs, scrubbing) =
+                (self.shell.scrubs.clone(), Arc::clone(&self.shell.scrubbing));
             self.shell.runtime.spawn(async move {
                 let super::work::Shipment { to, term, meta, pinned } = shipment;
-                let installed = peers.ship(to, term, &meta, pinned).await;
+                let shipped = peers.ship(to, term, &meta, pinned, measure.resumes()).await;
+                tracing::info!(peer = %to, snapshot = %meta.last, ?shipped, "snapshot sent");
+                let installed = match shipped {
+                    Shipped::Installed(last) => Some(last),
+                    Shipped::Lost => None,
+                    Shipped::Damaged => {
+                        Shell::look_for_damage(&scrubs, &scrubbing);
+                        None
+                    }
+                };
                 measure.shipped(installed.is_some());
-                tracing::info!(peer = %to, snapshot = %meta.last, installed = installed.is_some(), "snapshot sent");
                 drop(outbox.send(Mail::Event(Event::SnapshotSent(to, installed))).await);
             });
         }

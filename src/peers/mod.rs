@@ -30,10 +30,10 @@ use tokio::sync::mpsc;
 pub use forward::{ForwardError, Reply, decode_forwarded, encode_reply};
 pub use handover::{NotHandedOver, decode_wish, encode_handover, encode_wish};
 pub use join::{JoinError, JoinRequest, join};
-pub use ship::{Incoming, IncomingError};
+pub use ship::{Incoming, IncomingError, Shipped};
 
 use crate::raft::message::SnapshotMeta;
-use crate::raft::types::{LogId, NodeId, Term};
+use crate::raft::types::{NodeId, Term};
 use crate::store::PinnedCheckpoint;
 use crate::wire::Address;
 
@@ -279,16 +279,18 @@ impl Peers {
         handover::decode_handover(answer)
     }
 
-    /// Sends a snapshot; the last entry it holds when the peer has installed it.
+    /// Sends a snapshot, and goes on where the connection broke; `resumed` counts that.
     pub async fn ship(
         &self,
         to: NodeId,
         term: Term,
         meta: &SnapshotMeta,
         pinned: PinnedCheckpoint,
-    ) -> Option<LogId> {
-        let url = self.url(to)?;
-        ship::ship(&self.inner.client, self.inner.us, to, &url, term, meta, pinned).await
+        resumed: &::metrics::Counter,
+    ) -> Shipped {
+        let Some(url) = self.url(to) else { return Shipped::Lost };
+        let (client, us) = (&self.inner.client, self.inner.us);
+        ship::ship(client, us, to, &url, (term, meta), pinned, resumed).await
     }
 
     fn peer(&self, id: NodeId) -> Option<Peer> {

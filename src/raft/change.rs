@@ -17,6 +17,7 @@
 //! is told the commit index once more, so that it knows.
 
 use super::message::{AppendSource, ChangeRefusal, Effects, Message};
+use super::planted::Planted;
 use super::progress::Progress;
 use super::types::{Index, LogId, Membership, NodeId};
 use super::{Raft, Role};
@@ -51,7 +52,7 @@ impl Raft {
             return Err(ChangeRefusal::Unchanged);
         }
         for id in target.voters.iter().filter(|id| !current.voters.contains(id)) {
-            if !self.is_caught_up(*id) {
+            if !self.is_caught_up(*id) && !self.planted(Planted::PromoteBehind) {
                 return Err(ChangeRefusal::Behind(*id));
             }
         }
@@ -61,10 +62,11 @@ impl Raft {
         if answering < needed && leader.age < self.config.election_ticks {
             return Err(ChangeRefusal::NotReady); // they had no time to answer
         }
-        if answering < needed {
+        if answering < needed && !self.planted(Planted::QuorumUnchecked) {
             return Err(ChangeRefusal::NoQuorum { answering, voters });
         }
-        let next = step_towards(current, target);
+        let at_once = self.planted(Planted::ReplaceInOneStep);
+        let next = if at_once { target.clone() } else { step_towards(current, target) };
         Ok(self.append_config(next, out))
     }
 
@@ -76,10 +78,11 @@ impl Raft {
         if leader.transfer.is_some() {
             return Err(ChangeRefusal::Transferring);
         }
-        if self.commit < leader.first {
+        if self.commit < leader.first && !self.planted(Planted::NoOwnTermBarrier) {
             return Err(ChangeRefusal::NotReady);
         }
-        if self.members.newest() > self.commit || self.members.current().is_joint() {
+        let is_changing = self.members.newest() > self.commit || self.members.current().is_joint();
+        if is_changing && !self.planted(Planted::TwoChangesAtOnce) {
             return Err(ChangeRefusal::Pending);
         }
         Ok(())
@@ -117,7 +120,7 @@ impl Raft {
     /// Begins to send to new members, and ends to send to old ones, though not at once.
     fn follow_members(&mut self, before: &Membership, index: Index) {
         let now = self.members.current().clone();
-        let own = self.config.id;
+        let (own, inherits) = (self.config.id, self.planted(Planted::NewLifeInherits));
         let Role::Leader(leader) = &mut self.role else { return };
         let (was, members) = (before.members(), now.members());
         for &id in members.iter().filter(|id| **id != own) {
@@ -126,7 +129,7 @@ impl Raft {
             // whoever was removed, is still told so, and comes back: perhaps as another one.
             let known = before.incarnations.get(&id);
             let is_other = known.is_some_and(|old| now.incarnations.get(&id) != Some(old));
-            if is_other || !was.contains(&id) {
+            if (is_other || !was.contains(&id)) && !inherits {
                 leader.progress.remove(&id);
             }
             leader.progress.entry(id).or_insert_with(|| Progress::new(index));
@@ -144,14 +147,18 @@ impl Raft {
     /// After the commit index moved: ends a joint change, or our own leadership.
     pub(super) fn continue_change(&mut self, out: &mut Effects) {
         let Role::Leader(leader) = &self.role else { return };
-        if self.members.newest() > self.commit || self.commit < leader.first {
+        let is_early = self.members.newest() > self.commit || self.commit < leader.first;
+        if is_early && !self.planted(Planted::JointLeftEarly) {
             return;
         }
         let current = self.members.current();
         if current.is_joint() && current.auto_leave {
+            if self.planted(Planted::JointForEver) {
+                return;
+            }
             let next = left(current);
             self.append_config(next, out);
-        } else if !current.is_voter(self.config.id) {
+        } else if !current.is_voter(self.config.id) && !self.planted(Planted::RemovedLeaderStays) {
             self.leave_lead(out);
         }
     }

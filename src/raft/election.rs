@@ -61,6 +61,9 @@ impl Raft {
             config.is_voter(self.config.id)
                 && self.config.incarnation.is_none_or(|own| config.knows(self.config.id, own))
         };
+        if self.planted(Planted::RemovedNeverCampaigns) {
+            return rules(self.members.current());
+        }
         self.members.possible(self.commit).any(rules)
     }
 

@@ -150,6 +150,30 @@ bugs! {
     /// Reads that wait when a leader steps down are never answered (openraft#1761).
     ReadsStranded,
 
+    // Changes of the members.
+
+    /// A second change begins before the first is committed (thesis 4.1).
+    TwoChangesAtOnce,
+    /// A leader changes the members before it has committed an entry of its term (Ongaro's
+    /// correction of 2015).
+    NoOwnTermBarrier,
+    /// Several voters are replaced in one step (the first Raft paper's warning, figure 10).
+    ReplaceInOneStep,
+    /// The joint configuration is left before it is committed.
+    JointLeftEarly,
+    /// The joint configuration is never left.
+    JointForEver,
+    /// Whoever lacks everything becomes a voter at once (thesis 4.2.1).
+    PromoteBehind,
+    /// A set of voters is accepted of which no majority answers.
+    QuorumUnchecked,
+    /// A leader that its change removed goes on to lead.
+    RemovedLeaderStays,
+    /// Only voters of the newest configuration campaign (thesis 4.2.2).
+    RemovedNeverCampaigns,
+    /// What the old life of a node had is believed of the new one.
+    NewLifeInherits,
+
     // Snapshots.
 
     /// A log that contradicts a snapshot is kept (hashicorp/raft#697, openraft#559).

@@ -483,9 +483,12 @@ impl Sim {
         self.run_until(self.plan.chaos_us)?;
         self.heal_all()?;
         self.run_until(self.now + 1_000_000)?;
-        // Changes under way at the end of the chaos have made members since.
-        self.heal_all()?;
-        self.run_until(self.now + 3_000_000)?;
+        // Changes under way at the end of the chaos have made members since, or do when a leader
+        // is found at last.
+        for patience in [3_000_000, 1_000_000] {
+            self.heal_all()?;
+            self.run_until(self.now + patience)?;
+        }
         self.quiet = true;
         let term = self.leader_term();
         self.run_until(self.now + 2_000_000)?;

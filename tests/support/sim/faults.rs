@@ -198,7 +198,12 @@ impl Sim {
             }
             let it = &self.nodes[node];
             let is_member = self.ruling().members().contains(&it.id);
-            if is_member && !it.present && (it.has_files || it.joined.is_some()) {
+            if is_member && !it.present {
+                // Whoever asked for it may not have heard that it is one, and asks again.
+                if !it.has_files && it.joined.is_none() {
+                    let told = members::told_by(self.ruling(), it.id);
+                    self.nodes[node].joined = Some(told);
+                }
                 self.nodes[node].present = true;
             }
             if self.nodes[node].core.is_none() && self.nodes[node].present {

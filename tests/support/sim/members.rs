@@ -387,7 +387,7 @@ fn told(core: &Core<Wait>, place: usize) -> Membership {
     told_by(core.raft().membership(), NodeId(place as u64 + 1))
 }
 
-fn told_by(config: &Membership, us: NodeId) -> Membership {
+pub(super) fn told_by(config: &Membership, us: NodeId) -> Membership {
     Membership {
         voters: config.voters.iter().copied().filter(|id| *id != us).collect(),
         learners: vec![us],

@@ -343,11 +343,41 @@ impl Sim {
                     Event::SnapshotArrived(Arrived { waiter, from, term, meta, chain, path }),
                 )
             }
+            // It came like that: the sender hears of it, and looks at its own disk.
+            Err(StoreError::Corrupt { .. }) if self.plan.rot => {
+                self.later(10_000, failed);
+                if self.nodes[from].life == from_life { self.scrub(from) } else { Ok(()) }
+            }
             Err(error) => {
                 self.later(10_000, failed);
                 self.failed(node, &error)
             }
         }
+    }
+
+    /// A whole pass of the scrubber, at once.
+    fn scrub(&mut self, node: usize) -> Result<(), Violation> {
+        let Some(core) = self.nodes[node].core.as_mut() else { return Ok(()) };
+        let mut work = Work::default();
+        let mut findings = Vec::new();
+        let result = core.handle(Event::ScrubWanted, &mut work).and_then(|()| {
+            let mut scrub = work.scrub.take().expect("it was asked for");
+            loop {
+                let progress = scrub.step(u64::MAX)?;
+                findings.extend(progress.findings);
+                if progress.done {
+                    return Ok(());
+                }
+            }
+        });
+        if let Err(error) = result {
+            return self.failed(node, &error);
+        }
+        let clean = findings.is_empty();
+        for finding in findings {
+            self.event(node, Event::Damaged(finding))?;
+        }
+        self.event(node, Event::Scrubbed { clean })
     }
 
     pub(super) fn resume(&mut self, node: usize) -> Result<(), Violation> {
