@@ -3,7 +3,7 @@
 
 use super::Edge;
 use super::error::ApiError;
-use crate::machine::{Command, Op, Request, Span, Txn};
+use crate::machine::{Command, Conditions, Op, Request, Span, Txn};
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,14 +48,17 @@ pub(super) fn needs(request: &Request) -> Vec<Need> {
     let mut needs = match &request.command {
         Command::Put { key: name, conditions, prev, .. }
         | Command::Delete { key: name, conditions, prev } => {
-            let looks =
-                *prev || conditions.if_match.is_some() || conditions.if_none_match.is_some();
+            let looks = *prev || are_given(conditions);
             let mut needs = vec![key(Verb::Write, name)];
             needs.extend(looks.then(|| key(Verb::Read, name)));
             needs
         }
         Command::DeleteRange { span } => vec![Need::new(Verb::Write, span.clone())],
-        Command::Touch { key: name, .. } => vec![key(Verb::Write, name)],
+        Command::Touch { key: name, conditions, .. } => {
+            let mut needs = vec![key(Verb::Write, name)];
+            needs.extend(are_given(conditions).then(|| key(Verb::Read, name)));
+            needs
+        }
         Command::Grant { .. } | Command::KeepAlive { .. } | Command::Revoke { .. } => {
             vec![Need::all(Verb::Lease)]
         }
@@ -66,6 +69,11 @@ pub(super) fn needs(request: &Request) -> Vec<Need> {
     };
     needs.extend(request.fence.as_ref().map(|fence| key(Verb::Lock, &fence.name)));
     needs
+}
+
+/// A condition that fails tells the key's revision.
+fn are_given(conditions: &Conditions) -> bool {
+    conditions.if_match.is_some() || conditions.if_none_match.is_some()
 }
 
 /// Both branches count: which one it will be is not known yet.
@@ -106,7 +114,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::machine::{Compare, Conditions, Content, Fence, Life, Subject, Tags};
+    use crate::machine::{Compare, Content, Fence, Life, Subject, Tags};
 
     #[test]
     fn a_request_needs_all_it_touches() {

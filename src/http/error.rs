@@ -51,6 +51,8 @@ pub(super) enum ApiError {
         /// Bytes given, as far as is known.
         actual: Option<u64>,
     },
+    /// A body of another type than this.
+    UnsupportedType(&'static str),
     /// For another cluster or node.
     Misdirected(String),
     /// Well-formed and impossible.
@@ -172,6 +174,9 @@ impl ApiError {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-large", "Headers too large")
             }
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
+            Self::UnsupportedType(_) => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported type")
+            }
             Self::Misdirected(_) => {
                 (StatusCode::MISDIRECTED_REQUEST, "misdirected", "Misdirected request")
             }
@@ -228,6 +233,7 @@ impl ApiError {
                 format!("the first line and the headers may have at most {limit} bytes")
             }
             Self::TooLarge { limit, .. } => format!("the body may have at most {limit} bytes"),
+            Self::UnsupportedType(wanted) => format!("the body has to be {wanted}"),
             Self::Rebuilding => "this node's database was damaged and is being made anew".into(),
             Self::Beyond { what, limit, actual } => {
                 format!("{what}: at most {limit} are allowed, these are {actual}")
@@ -259,6 +265,7 @@ impl ApiError {
             | Self::TooSlow
             | Self::PreconditionFailed { .. }
             | Self::Fenced(_)
+            | Self::UnsupportedType(_)
             | Self::Misdirected(_)
             | Self::Unprocessable(_)
             | Self::Compacted { .. }
@@ -295,6 +302,7 @@ impl IntoResponse for ApiError {
             | Self::KeyTooLarge { .. }
             | Self::HeadTooLarge { .. }
             | Self::TooLarge { .. }
+            | Self::UnsupportedType(_)
             | Self::Misdirected(_)
             | Self::Unprocessable(_)
             | Self::Beyond { .. }
@@ -334,6 +342,16 @@ impl IntoResponse for ApiError {
         if let Some(tag) = current_etag.and_then(|tag| HeaderValue::try_from(tag).ok()) {
             response.headers_mut().insert(header::ETAG, tag);
         }
+        let extra = match &self {
+            Self::NotSatisfiable { size } => HeaderValue::try_from(format!("bytes */{size}"))
+                .ok()
+                .map(|it| (header::CONTENT_RANGE, it)),
+            Self::UnsupportedType(wanted) => {
+                Some((HeaderName::from_static("accept-patch"), HeaderValue::from_static(wanted)))
+            }
+            _ => None,
+        };
+        response.headers_mut().extend(extra);
         if matches!(self, Self::TooSlow | Self::TooLarge { .. }) {
             // The rest of the body is not read, so the connection cannot be used again.
             let close = HeaderValue::from_static("close");

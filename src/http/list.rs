@@ -226,7 +226,12 @@ fn page(view: &View, wanted: &Wanted) -> Result<Page, ApiError> {
             None => {
                 bytes += item.key.len();
                 bytes += if wanted.keys_only { 0 } else { item.record.value.len() };
-                items.push(Envelope::new(item.key, &item.record, !wanted.keys_only));
+                items.push(Envelope::new(
+                    item.key,
+                    &item.record,
+                    view.time_ms(),
+                    !wanted.keys_only,
+                ));
                 resume = Some(Resume::AfterKey(item.key.to_vec()));
             }
         }

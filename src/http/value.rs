@@ -4,6 +4,7 @@
 //! copied, and the client may be as slow as it likes. Long ones are sent from the map, slice
 //! by slice; what a client has not taken after a while is copied and the snapshot let go.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,14 +24,21 @@ const SLICE: usize = 256 << 10;
 /// How long a client may keep a snapshot.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The value of `key`, which is `record` in `view`.
-pub(super) fn body(view: &View, key: &[u8], record: &Record<'_>) -> Result<Body, StoreError> {
-    if record.value.len() > COPIED
+/// A part of the value of `key`, which is or was `record` in `view`. What was is copied: only
+/// present values can be held.
+pub(super) fn body(
+    view: &View,
+    key: &[u8],
+    record: &Record<'_>,
+    part: Range<usize>,
+) -> Result<Body, StoreError> {
+    if part.len() > COPIED
         && let Some(held) = view.held(key)?
+        && held.as_ptr() == record.value.as_ptr()
     {
-        return Ok(Body::new(FromMap::new(held, LIMIT)));
+        return Ok(Body::new(FromMap::new(held.slice(part), LIMIT)));
     }
-    Ok(Body::from(record.value.to_vec()))
+    Ok(Body::from(record.value.get(part).unwrap_or_default().to_vec()))
 }
 
 /// Bytes that keep a snapshot.
