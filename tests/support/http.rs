@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mmapd::config::Config;
 use mmapd::metrics::{self, Metrics};
-use mmapd::node::{Consistency, Node};
+use mmapd::node::{Consistency, Handle, Node};
 use tokio::sync::watch;
 
 /// Longer than anything takes, shorter than a test run.
@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    /// The node itself.
+    pub(crate) handle: Handle,
     stop: watch::Sender<bool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -40,8 +42,8 @@ impl Server {
                 .expect("a runtime");
             runtime.block_on(run(config, stopping, &tell));
         });
-        let address = started.recv().expect("the server starts");
-        Self { address, stop, thread: Some(thread) }
+        let (address, handle) = started.recv().expect("the server starts");
+        Self { address, handle, stop, thread: Some(thread) }
     }
 
     /// A new connection.
@@ -78,7 +80,7 @@ impl Drop for Server {
 async fn run(
     mut config: Config,
     mut stopping: watch::Receiver<bool>,
-    tell: &std::sync::mpsc::Sender<SocketAddr>,
+    tell: &std::sync::mpsc::Sender<(SocketAddr, Handle)>,
 ) {
     static NUMBERS: OnceLock<&'static Metrics> = OnceLock::new();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -93,7 +95,7 @@ async fn run(
     while !handle.status().caught_up {
         tokio::task::yield_now().await;
     }
-    tell.send(address).expect("the test waits");
+    tell.send((address, handle)).expect("the test waits");
     let _ = stopping.wait_for(|stopping| *stopping).await;
     // Tests leave connections open; nobody waits for those.
     edge.abort();
