@@ -283,6 +283,21 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// What RFC 9110 (15.5.17) and RFC 5789 (3.1) have a refusal tell beside its problem.
+    fn own_header(&self) -> Option<(HeaderName, HeaderValue)> {
+        if let Self::NotSatisfiable { size } = self {
+            let size = HeaderValue::try_from(format!("bytes */{size}")).ok()?;
+            return Some((header::CONTENT_RANGE, size));
+        }
+        if let Self::UnsupportedType(wanted) = self {
+            let name = HeaderName::from_static("accept-patch");
+            return Some((name, HeaderValue::from_static(wanted)));
+        }
+        None
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code, title) = self.parts();
@@ -318,6 +333,8 @@ impl IntoResponse for ApiError {
             if let Self::PreconditionFailed { current } = &self { current.map(etag) } else { None };
         let unknown = matches!(self, Self::OutcomeUnknown(_));
         let outcome = if unknown { Outcome::Unknown } else { Outcome::NotApplied };
+        let oldest_revision =
+            if let Self::Compacted { oldest } = self { Some(oldest) } else { None };
         let problem = Problem {
             kind: format!("urn:mmapd:error:{code}"),
             title,
@@ -330,10 +347,7 @@ impl IntoResponse for ApiError {
             limit,
             actual,
             current_etag: current_etag.clone(),
-            oldest_revision: match self {
-                Self::Compacted { oldest } => Some(oldest),
-                _ => None,
-            },
+            oldest_revision,
         };
         let mut response = status.into_response();
         if retryable {
@@ -342,16 +356,7 @@ impl IntoResponse for ApiError {
         if let Some(tag) = current_etag.and_then(|tag| HeaderValue::try_from(tag).ok()) {
             response.headers_mut().insert(header::ETAG, tag);
         }
-        let extra = match &self {
-            Self::NotSatisfiable { size } => HeaderValue::try_from(format!("bytes */{size}"))
-                .ok()
-                .map(|it| (header::CONTENT_RANGE, it)),
-            Self::UnsupportedType(wanted) => {
-                Some((HeaderName::from_static("accept-patch"), HeaderValue::from_static(wanted)))
-            }
-            _ => None,
-        };
-        response.headers_mut().extend(extra);
+        response.headers_mut().extend(self.own_header());
         if matches!(self, Self::TooSlow | Self::TooLarge { .. }) {
             // The rest of the body is not read, so the connection cannot be used again.
             let close = HeaderValue::from_static("close");

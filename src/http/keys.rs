@@ -76,9 +76,9 @@ pub(super) async fn put(State(edge): State<Edge>, request: Request) -> Result<Re
     let value = extract::body(&head.headers, body, limits.value, &edge.config.http).await?;
     let command = Command::Put { key: key.clone(), value, content_type, life, conditions, prev };
     let done = edge.write(&head.headers, &query, command).await?;
-    Ok(done.answer(|applied| match applied {
-        Applied::Put(written) => Ok(answer_put(&edge, &key, written)),
-        other => Err(ApiError::of(other)),
+    Ok(done.answer(|applied| {
+        let Applied::Put(written) = applied else { return Err(ApiError::of(applied)) };
+        Ok(answer_put(&edge, &key, written))
     }))
 }
 
@@ -158,12 +158,12 @@ pub(super) async fn delete(
     }
     let command = Command::Delete { key: key.clone(), conditions, prev };
     let done = edge.write(&head.headers, &query, command).await?;
-    Ok(done.answer(|applied| match applied {
-        Applied::Deleted { deleted, revision, prev } => {
-            let prev = before(&edge, &key, prev);
-            Ok(Json(Deleted { deleted, revision, prev }).into_response())
-        }
-        other => Err(ApiError::of(other)),
+    Ok(done.answer(|applied| {
+        let Applied::Deleted { deleted, revision, prev } = applied else {
+            return Err(ApiError::of(applied));
+        };
+        let prev = before(&edge, &key, prev);
+        Ok(Json(Deleted { deleted, revision, prev }).into_response())
     }))
 }
 
@@ -235,14 +235,14 @@ pub(super) async fn patch(
     let ttl_ms = read_patch(&body)?;
     let command = Command::Touch { key: key.clone(), ttl_ms, conditions };
     let done = edge.write(&head.headers, &query, command).await?;
-    Ok(done.answer(|applied| match applied {
-        Applied::Touched { mod_revision, lease, ttl_ms } => {
-            let tag = [(header::ETAG, etag(mod_revision))];
-            let (key, key_b64) = shown_key(&key);
-            let (lease, ttl) = (shown_lease(lease), ttl_ms.and_then(shown_ttl));
-            Ok((tag, Json(Touched { key, key_b64, mod_revision, lease, ttl })).into_response())
-        }
-        other => Err(ApiError::of(other)),
+    Ok(done.answer(|applied| {
+        let Applied::Touched { mod_revision, lease, ttl_ms } = applied else {
+            return Err(ApiError::of(applied));
+        };
+        let tag = [(header::ETAG, etag(mod_revision))];
+        let (key, key_b64) = shown_key(&key);
+        let (lease, ttl) = (shown_lease(lease), ttl_ms.and_then(shown_ttl));
+        Ok((tag, Json(Touched { key, key_b64, mod_revision, lease, ttl })).into_response())
     }))
 }
 

@@ -47,9 +47,11 @@ impl Edge {
         let mut request = Request { once: None, fence, command };
         request.once = once(headers, &request)?;
         self.allow(&needs(&request))?;
-        Ok(match self.handle.propose(request, timeout).await? {
-            Applied::Replayed(first) => Done { applied: *first, replayed: true },
-            applied => Done { applied, replayed: false },
+        let applied = self.handle.propose(request, timeout).await?;
+        Ok(if let Applied::Replayed(first) = applied {
+            Done { applied: *first, replayed: true }
+        } else {
+            Done { applied, replayed: false }
         })
     }
 }
