@@ -128,6 +128,29 @@ mod tests {
         (db, snapshot)
     }
 
+    #[tokio::test]
+    async fn a_part_of_a_long_value_is_sent_from_the_map_too() {
+        let value = pattern(3 * COPIED);
+        let (_db, snapshot) = stored(&value);
+        let view = View::new(snapshot);
+        let record = view.get(KEY).expect("intact").expect("there");
+        let at = |offset: usize| record.value.as_ptr().wrapping_add(offset);
+        for (part, is_held) in [(3..2 * COPIED, true), (3..COPIED, false)] {
+            let mut body = body(&view, KEY, &record, part.clone()).expect("intact");
+            let frame = body.frame().await.expect("not the end").expect("no error");
+            let slice = frame.into_data().expect("no trailers");
+            assert_eq!(slice.as_ptr() == at(3), is_held, "{part:?}");
+            assert_eq!(slice, value[part]);
+            assert!(body.frame().await.is_none());
+        }
+        // What was is not what is there now.
+        let before = pattern(4 * COPIED);
+        let was = Record { value: &before, ..record };
+        let body = body(&view, KEY, &was, 1..4 * COPIED).expect("intact");
+        let whole = body.collect().await.expect("no error").to_bytes();
+        assert_eq!(whole, before[1..]);
+    }
+
     fn pattern(len: usize) -> Vec<u8> {
         (0..len).map(|at| at.to_le_bytes()[at % 3]).collect()
     }
