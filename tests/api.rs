@@ -7,6 +7,8 @@
 
 #[path = "support/http.rs"]
 mod http;
+#[path = "support/over_time.rs"]
+mod over_time;
 #[path = "support/transcript.rs"]
 mod transcript;
 
@@ -39,9 +41,9 @@ macro_rules! transcripts {
 }
 
 transcripts! {
-    batch compact conditions connections content_types framing in_flight keys leader lease_reads legacy list
-    list_cursors ndjson one_key parameters pinned probes quota raft_routes range_delete reads request_ids routes
-    slow_body slow_head slow_idle values watch watch_limit
+    batch compact conditions connections content_types framing history idempotency in_flight keys leader
+    lease_reads legacy list list_cursors ndjson one_key parameters past patch pinned probes quota raft_routes
+    range_delete ranges reads request_ids routes slow_body slow_head slow_idle ttl values waits watch watch_limit
 }
 
 #[test]

@@ -53,7 +53,11 @@ pub(super) fn needs(request: &Request) -> Vec<Need> {
             needs
         }
         Command::DeleteRange { span } => vec![Need::new(Verb::Write, span.clone())],
-        Command::Touch { key: name, .. } => vec![key(Verb::Write, name)],
+        Command::Touch { key: name, conditions, .. } => {
+            let mut needs = vec![key(Verb::Write, name)];
+            needs.extend(looks(conditions).then(|| key(Verb::Read, name)));
+            needs
+        }
         Command::Grant { .. } | Command::KeepAlive { .. } | Command::Revoke { .. } => {
             vec![Need::all(Verb::Lease)]
         }

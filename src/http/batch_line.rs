@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::{ApiError, Problem};
-use super::keys::Encoding;
+use super::envelope::Encoding;
 use super::propose::ttl_ms;
 use crate::machine::{
     Applied, CONTENT_TYPE_MAX, Conditions, Content, KEY_MAX, Life, Tags, Write, Written,

@@ -51,6 +51,8 @@ pub(super) enum ApiError {
         /// Bytes given, as far as is known.
         actual: Option<u64>,
     },
+    /// A body of another type than this.
+    UnsupportedType(&'static str),
     /// For another cluster or node.
     Misdirected(String),
     /// Well-formed and impossible.
@@ -172,6 +174,9 @@ impl ApiError {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-large", "Headers too large")
             }
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
+            Self::UnsupportedType(_) => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported type")
+            }
             Self::Misdirected(_) => {
                 (StatusCode::MISDIRECTED_REQUEST, "misdirected", "Misdirected request")
             }
@@ -228,6 +233,7 @@ impl ApiError {
                 format!("the first line and the headers may have at most {limit} bytes")
             }
             Self::TooLarge { limit, .. } => format!("the body may have at most {limit} bytes"),
+            Self::UnsupportedType(wanted) => format!("the body has to be {wanted}"),
             Self::Rebuilding => "this node's database was damaged and is being made anew".into(),
             Self::Beyond { what, limit, actual } => {
                 format!("{what}: at most {limit} are allowed, these are {actual}")
@@ -259,6 +265,7 @@ impl ApiError {
             | Self::TooSlow
             | Self::PreconditionFailed { .. }
             | Self::Fenced(_)
+            | Self::UnsupportedType(_)
             | Self::Misdirected(_)
             | Self::Unprocessable(_)
             | Self::Compacted { .. }
@@ -277,6 +284,19 @@ impl ApiError {
 }
 
 impl ApiError {
+    /// What RFC 9110 (15.5.17) and RFC 5789 (3.1) have a refusal tell beside its problem.
+    fn own_header(&self) -> Option<(HeaderName, HeaderValue)> {
+        if let Self::NotSatisfiable { size } = self {
+            let size = HeaderValue::try_from(format!("bytes */{size}")).ok()?;
+            return Some((header::CONTENT_RANGE, size));
+        }
+        if let Self::UnsupportedType(wanted) = self {
+            let name = HeaderName::from_static("accept-patch");
+            return Some((name, HeaderValue::from_static(wanted)));
+        }
+        None
+    }
+
     /// May the same request succeed later without being changed?
     fn is_retryable(&self) -> bool {
         match self {
@@ -294,6 +314,7 @@ impl ApiError {
             | Self::KeyTooLarge { .. }
             | Self::HeadTooLarge { .. }
             | Self::TooLarge { .. }
+            | Self::UnsupportedType(_)
             | Self::Misdirected(_)
             | Self::Unprocessable(_)
             | Self::Beyond { .. }
@@ -344,6 +365,7 @@ impl IntoResponse for ApiError {
         if let Some(tag) = tag {
             response.headers_mut().insert(header::ETAG, tag);
         }
+        response.headers_mut().extend(self.own_header());
         if matches!(self, Self::TooSlow | Self::TooLarge { .. }) {
             // The rest of the body is not read, so the connection cannot be used again.
             let close = HeaderValue::from_static("close");

@@ -164,6 +164,6 @@ pub(super) fn weight(found: &Found<'_>, keys_only: bool) -> usize {
 }
 
 /// An item as JSON shows it.
-pub(super) fn envelope(_view: &View, item: &Item<'_>, keys_only: bool) -> Envelope {
-    Envelope::new(item.key, &item.record, !keys_only)
+pub(super) fn envelope(view: &View, item: &Item<'_>, keys_only: bool) -> Envelope {
+    Envelope::new(item.key, &item.record, view.time_ms(), !keys_only)
 }

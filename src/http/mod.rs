@@ -13,10 +13,12 @@ mod backup;
 mod batch;
 mod batch_line;
 mod cluster;
+mod envelope;
 mod erase;
 mod error;
 mod extract;
 mod handover;
+mod history;
 mod keys;
 mod legacy;
 mod lines;
@@ -25,16 +27,19 @@ mod listing;
 mod members;
 mod ops;
 mod pace;
+mod poll;
 mod propose;
 mod pull;
 mod raft;
+mod range;
+mod read;
 mod serve;
 mod value;
 mod watch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -54,6 +59,7 @@ use crate::metrics::{self, HttpSeries};
 use crate::node::Handle;
 use error::{ApiError, Problem};
 use extract::Query;
+use poll::{Place, Waited};
 
 /// Longest request id taken over from a client.
 const REQUEST_ID_MAX: usize = 128;
@@ -80,7 +86,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
         (name = "raft (internal)", description = "What nodes say to each other; not for clients"),
     ),
     paths(
-        keys::put, keys::get, keys::head, keys::delete, list::list, erase::erase, batch::batch, watch::watch,
+        keys::put, read::get, read::head, keys::patch, keys::delete, list::list, history::history,
+        erase::erase, batch::batch, watch::watch,
         cluster::status, cluster::cluster, cluster::leader, handover::hand_over,
         members::add, members::replace, members::set, members::remove, admin::compact, admin::scrub, backup::backup,
         ops::livez, ops::readyz, ops::scrape, ops::description,
@@ -147,7 +154,7 @@ impl Edge {
         }
     }
 
-    fn timeout(&self, query: &Query) -> Result<std::time::Duration, ApiError> {
+    fn timeout(&self, query: &Query) -> Result<Duration, ApiError> {
         query.timeout(self.config.limits.request_timeout, self.config.limits.max_timeout)
     }
 
@@ -169,7 +176,8 @@ impl Edge {
 
 /// All routes.
 fn router(edge: Edge) -> Router {
-    let one_key = || get(keys::get).head(keys::head).put(keys::put).delete(keys::delete);
+    let one_key =
+        || get(read::get).head(read::head).put(keys::put).patch(keys::patch).delete(keys::delete);
     // Inside of what is measured, so that what is refused here is counted as well.
     let admitted =
         |methods: MethodRouter<Edge>| methods.layer(from_fn_with_state(edge.clone(), admit));
@@ -179,6 +187,8 @@ fn router(edge: Edge) -> Router {
         .route("/v1/keys", measured("/v1/keys", admitted(get(list::list).delete(erase::erase))))
         .route("/v1/batch", measured("/v1/batch", admitted(post(batch::batch))))
         .route("/v1/watch", measured("/v1/watch", admitted(get(watch::watch))))
+        .route("/v1/history/{*key}", measured("/v1/history/{key}", admitted(get(history::history))))
+        .route("/v1/history/", measured("/v1/history/{key}", admitted(get(keys::no_key))))
         .route("/set/{*key}", measured("/set/{key}", admitted(post(legacy::set))))
         .route("/get/{*key}", measured("/get/{key}", admitted(get(legacy::get))));
     let rest = Router::new()
@@ -251,7 +261,7 @@ fn docs() -> Router<Edge> {
 }
 
 fn no_key() -> MethodRouter<Edge> {
-    get(keys::no_key).put(keys::no_key).delete(keys::no_key)
+    get(keys::no_key).put(keys::no_key).patch(keys::no_key).delete(keys::no_key)
 }
 
 async fn no_route(uri: Uri) -> ApiError {
@@ -263,9 +273,15 @@ async fn no_method() -> ApiError {
 }
 
 /// Refuses a request of the data API when too many are in flight already.
-async fn admit(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    match edge.in_flight.try_acquire() {
-        Ok(_permit) => next.run(request).await,
+async fn admit(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+    match edge.in_flight.clone().try_acquire_owned() {
+        Ok(permit) => {
+            let place = Place::new(permit);
+            request.extensions_mut().insert(place.clone());
+            let response = next.run(request).await;
+            place.give_away();
+            response
+        }
         Err(_) if edge.handle.is_draining() => {
             ApiError::Draining("this node is shutting down".into()).into_response()
         }
@@ -275,7 +291,7 @@ async fn admit(State(edge): State<Edge>, request: Request, next: Next) -> Respon
 
 /// The series of one route, by method; looked up once.
 #[derive(Default)]
-struct RouteSeries([OnceLock<HttpSeries>; 6]);
+struct RouteSeries([OnceLock<HttpSeries>; 7]);
 
 impl RouteSeries {
     fn of(&self, route: &'static str, method: &Method) -> &HttpSeries {
@@ -285,7 +301,8 @@ impl RouteSeries {
             "DELETE" => (2, "DELETE"),
             "POST" => (3, "POST"),
             "HEAD" => (4, "HEAD"),
-            _ => (5, "other"),
+            "PATCH" => (5, "PATCH"),
+            _ => (6, "other"),
         };
         self.0[place].get_or_init(|| metrics::http_request(route, name))
     }
@@ -300,7 +317,9 @@ fn measured(route: &'static str, methods: MethodRouter<Edge>) -> MethodRouter<Ed
         async move {
             let response = next.run(request).await;
             let series = series.of(route, &method);
-            series.record(response.status().as_u16(), start.elapsed().as_secs_f64());
+            let waited = response.extensions().get().map_or(Duration::ZERO, |Waited(time)| *time);
+            let took = start.elapsed().saturating_sub(waited);
+            series.record(response.status().as_u16(), took.as_secs_f64());
             response
         }
     };

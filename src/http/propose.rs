@@ -1,6 +1,7 @@
 //! What all writes share: their names for asking again, their fences, and how long they take.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use super::Edge;
@@ -20,6 +21,18 @@ pub(super) struct Done {
     pub(super) replayed: bool,
 }
 
+impl Done {
+    /// The answer; one that was given before says so, a refusal too.
+    pub(super) fn answer(self, of: impl FnOnce(Applied) -> Result<Response, ApiError>) -> Response {
+        let mut response = of(self.applied).unwrap_or_else(ApiError::into_response);
+        if self.replayed {
+            let name = HeaderName::from_static("idempotency-replayed");
+            response.headers_mut().insert(name, HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
 impl Edge {
     /// Lets a command happen, under the name and the fence that the headers give.
     /// `target` is what the name is bound to besides the command itself: the method and path.
@@ -34,9 +47,11 @@ impl Edge {
         let mut request = Request { once: None, fence, command };
         request.once = once(headers, &request)?;
         self.allow(&needs(&request))?;
-        Ok(match self.handle.propose(request, timeout).await? {
-            Applied::Replayed(first) => Done { applied: *first, replayed: true },
-            applied => Done { applied, replayed: false },
+        let applied = self.handle.propose(request, timeout).await?;
+        Ok(if let Applied::Replayed(first) = applied {
+            Done { applied: *first, replayed: true }
+        } else {
+            Done { applied, replayed: false }
         })
     }
 }
@@ -73,7 +88,7 @@ pub(super) fn fence(headers: &HeaderMap) -> Result<Option<Fence>, ApiError> {
 
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, ApiError> {
     let mut values = headers.get_all(name).iter();
-    let first = values.next().map(axum::http::HeaderValue::as_bytes);
+    let first = values.next().map(HeaderValue::as_bytes);
     if values.next().is_some() {
         return Err(ApiError::BadRequest(format!("header {name} is given twice")));
     }

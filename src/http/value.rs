@@ -4,6 +4,7 @@
 //! copied, and the client may be as slow as it likes. Long ones are sent from the map, slice
 //! by slice; what a client has not taken after a while is copied and the snapshot let go.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,14 +24,21 @@ const SLICE: usize = 256 << 10;
 /// How long a client may keep a snapshot.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The value of `key`, which is `record` in `view`.
-pub(super) fn body(view: &View, key: &[u8], record: &Record<'_>) -> Result<Body, StoreError> {
-    if record.value.len() > COPIED
+/// A part of the value of `key`, which is or was `record` in `view`. What was is copied: only
+/// present values can be held.
+pub(super) fn body(
+    view: &View,
+    key: &[u8],
+    record: &Record<'_>,
+    part: Range<usize>,
+) -> Result<Body, StoreError> {
+    if part.len() > COPIED
         && let Some(held) = view.held(key)?
+        && held.as_ptr() == record.value.as_ptr()
     {
-        return Ok(Body::new(FromMap::new(held, LIMIT)));
+        return Ok(Body::new(FromMap::new(held.slice(part), LIMIT)));
     }
-    Ok(Body::from(record.value.to_vec()))
+    Ok(Body::from(record.value.get(part).unwrap_or_default().to_vec()))
 }
 
 /// Bytes that keep a snapshot.
@@ -118,6 +126,29 @@ mod tests {
         txn.put(Tree::Kv, KEY, &bytes).expect("room");
         let snapshot = txn.commit().expect("a whole batch");
         (db, snapshot)
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_long_value_is_sent_from_the_map_too() {
+        let value = pattern(3 * COPIED);
+        let (_db, snapshot) = stored(&value);
+        let view = View::new(snapshot);
+        let record = view.get(KEY).expect("intact").expect("there");
+        let at = |offset: usize| record.value.as_ptr().wrapping_add(offset);
+        for (part, is_held) in [(3..2 * COPIED, true), (3..COPIED, false)] {
+            let mut body = body(&view, KEY, &record, part.clone()).expect("intact");
+            let frame = body.frame().await.expect("not the end").expect("no error");
+            let slice = frame.into_data().expect("no trailers");
+            assert_eq!(slice.as_ptr() == at(3), is_held, "{part:?}");
+            assert_eq!(slice, value[part]);
+            assert!(body.frame().await.is_none());
+        }
+        // What was is not what is there now.
+        let before = pattern(4 * COPIED);
+        let was = Record { value: &before, ..record };
+        let body = body(&view, KEY, &was, 1..4 * COPIED).expect("intact");
+        let whole = body.collect().await.expect("no error").to_bytes();
+        assert_eq!(whole, before[1..]);
     }
 
     fn pattern(len: usize) -> Vec<u8> {

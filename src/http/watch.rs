@@ -29,7 +29,7 @@ use super::Edge;
 use super::access::{Need, Verb};
 use super::error::{ApiError, Problem};
 use super::extract::{self, Query};
-use super::keys::Encoding;
+use super::envelope::Encoding;
 use super::pace::Patience;
 use crate::machine::{Change, Gone, KEY_MAX, Kind, OwnedRecord, Reason};
 use crate::metrics;

@@ -412,6 +412,8 @@ pub enum Applied {
     Touched {
         /// Its unchanged modification revision.
         mod_revision: u64,
+        /// The lease it hangs on; 0: none.
+        lease: u64,
         /// Milliseconds left; `None`: endless.
         ttl_ms: Option<u64>,
     },

@@ -285,18 +285,19 @@ impl<'a> History<'a> {
         Ok(())
     }
 
-    /// The newest changes of a key before `before`, newest first, `most` of them, and whether
-    /// there are more. Those up to and with `gone` are not told of.
+    /// The newest changes of a key before `before`, newest first, until there are `most` of them
+    /// or they weigh `bytes`, and whether there are more. Those up to and with `gone` are not
+    /// told of.
     pub(super) fn of(
         &self,
         key: &[u8],
         before: u64,
-        most: usize,
+        (most, bytes): (usize, usize),
         gone: u64,
     ) -> Result<(Vec<Change>, bool), StoreError> {
         let low = index_place(key, gone.saturating_add(1), 0);
         let high = index_place(key, before, 0);
-        let mut changes = Vec::new();
+        let (mut changes, mut weight) = (Vec::new(), 0);
         if low >= high {
             return Ok((changes, false));
         }
@@ -308,10 +309,12 @@ impl<'a> History<'a> {
             if event.key != key {
                 continue;
             }
-            if changes.len() == most {
+            if changes.len() >= most || weight >= bytes {
                 return Ok((changes, true));
             }
-            changes.push(self.change(at, &event)?);
+            let change = self.change(at, &event)?;
+            weight += change.weight();
+            changes.push(change);
         }
         Ok((changes, false))
     }

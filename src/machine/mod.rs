@@ -156,8 +156,9 @@ impl State<'_, '_> {
         }
         let Some(stored) = stored else { return Ok(Applied::NoKey) };
         self.touch(key, &stored, ttl_ms.map_or(0, |ttl| self.now_ms.saturating_add(ttl)))?;
-        let mod_revision = decode(key, &stored)?.mod_revision;
-        Ok(Applied::Touched { mod_revision, ttl_ms })
+        let old = decode(key, &stored)?;
+        let lease = if ttl_ms.is_some() { 0 } else { old.lease };
+        Ok(Applied::Touched { mod_revision: old.mod_revision, lease, ttl_ms })
     }
 
     fn one_of_many(&mut self, write: &Write) -> Result<Applied, StoreError> {

@@ -107,8 +107,8 @@ impl Applied {
                 current.put(out);
             }
             Self::Unknown => out.push(4),
-            Self::Touched { mod_revision, ttl_ms } => {
-                numbers(5, &[*mod_revision]);
+            Self::Touched { mod_revision, lease, ttl_ms } => {
+                numbers(5, &[*mod_revision, *lease]);
                 ttl_ms.put(out);
             }
             Self::Granted(granted) => {
@@ -169,7 +169,10 @@ impl Applied {
             },
             3 => Self::ConditionFailed { current: Option::parse(input)? },
             4 => Self::Unknown,
-            5 => Self::Touched { mod_revision: u64::parse(input)?, ttl_ms: Option::parse(input)? },
+            5 => {
+                let (mod_revision, lease) = (u64::parse(input)?, u64::parse(input)?);
+                Self::Touched { mod_revision, lease, ttl_ms: Option::parse(input)? }
+            }
             6 => Self::Granted(Granted::parse(input)?),
             7 => Self::KeptAlive { ttls_ms: Vec::parse(input)? },
             8 => Self::Revoked { deleted: u64::parse(input)?, revision: u64::parse(input)? },
@@ -248,7 +251,7 @@ mod tests {
             Applied::Deleted { deleted: 1, revision: 7, prev: Some(record) },
             Applied::ConditionFailed { current: None },
             Applied::ConditionFailed { current: Some(6) },
-            Applied::Touched { mod_revision: 4, ttl_ms: Some(3) },
+            Applied::Touched { mod_revision: 4, lease: 6, ttl_ms: Some(3) },
             Applied::Granted(granted),
             Applied::KeptAlive { ttls_ms: vec![None, Some(3)] },
             Applied::Revoked { deleted: 4, revision: 5 },

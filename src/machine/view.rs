@@ -323,8 +323,8 @@ impl View {
         Ok((changes, last.unwrap_or(self.revision()).max(revision)))
     }
 
-    /// The newest changes of a key before revision `before`, newest first, and whether there
-    /// are more than `most`.
+    /// The newest changes of a key before revision `before`, newest first, until there are
+    /// `most` of them or they weigh `bytes`, and whether there are more.
     ///
     /// # Errors
     /// Those of the store: damaged pages.
@@ -333,8 +333,9 @@ impl View {
         key: &[u8],
         before: u64,
         most: usize,
+        bytes: usize,
     ) -> Result<(Vec<Change>, bool), StoreError> {
-        History(&self.snapshot).of(key, before, most, self.compact_revision())
+        History(&self.snapshot).of(key, before, (most, bytes), self.compact_revision())
     }
 
     /// A lease.

@@ -25,7 +25,6 @@ mod scrub;
 mod work;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -142,7 +141,7 @@ impl Node {
                 published: core.published(),
                 applied,
                 peers: peers.clone(),
-                draining: AtomicBool::new(false),
+                draining: watch::Sender::new(false),
                 quota: config.storage.quota,
                 disk,
                 incoming: Arc::new(tokio::sync::Mutex::new(inbound::Landing {
