@@ -42,6 +42,7 @@ transcripts! {
     compact conditions connections content_types framing in_flight keys leader lease_reads legacy list list_cursors
     one_key parameters probes quota raft_routes reads request_ids routes slow_body slow_head
     slow_idle values
+    fence leases locks txn txn_errors
 }
 
 #[test]

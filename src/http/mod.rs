@@ -10,20 +10,26 @@
 mod access;
 mod admin;
 mod backup;
+mod body;
 mod cluster;
 mod error;
 mod extract;
 mod handover;
 mod keys;
+mod leases;
 mod legacy;
 mod list;
+mod locks;
 mod members;
 mod ops;
 mod pace;
 mod propose;
 mod raft;
 mod serve;
+mod txn;
+mod txn_body;
 mod value;
+mod wait;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -36,7 +42,7 @@ use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, patch, post};
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use utoipa::OpenApi;
 use utoipa_swagger_ui::{Config as UiConfig, SwaggerUi};
 
@@ -67,6 +73,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
     servers((url = "/", description = "this node")),
     tags(
         (name = "keys", description = "Keys and values"),
+        (name = "transactions", description = "Several comparisons and steps as one"),
+        (name = "leases", description = "What hangs on a lease goes with it"),
+        (name = "locks", description = "Fair locks with tokens that every write can name"),
         (name = "cluster", description = "Nodes and who leads them"),
         (name = "operations", description = "Probes, metrics, this description"),
         (name = "legacy", description = "Routes of the experiment that mmapd grew out of"),
@@ -74,6 +83,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
     ),
     paths(
         keys::put, keys::get, keys::head, keys::delete, list::list,
+        txn::transact,
+        leases::make, leases::list, leases::look, leases::end, leases::keep_one, leases::keep_many,
+        locks::take, locks::look, locks::release, locks::list,
         cluster::status, cluster::cluster, cluster::leader, handover::hand_over,
         members::add, members::replace, members::set, members::remove, admin::compact, admin::scrub, backup::backup,
         ops::livez, ops::readyz, ops::scrape, ops::description,
@@ -100,7 +112,8 @@ struct Edge {
     config: Arc<Config>,
     /// One permit for each request of the data API that may be in flight.
     in_flight: Arc<Semaphore>,
-    /// One permit for each forwarded command; more than the inbox of the node takes.
+    /// One permit for each forwarded command and each wait for a lock; more than the inbox of
+    /// the node takes.
     forwarded: Arc<Semaphore>,
     /// The OpenAPI document, rendered once.
     description: Bytes,
@@ -131,6 +144,17 @@ impl Edge {
         if let Ok(permits) = self.forwarded.acquire_many(FORWARDED_PERMITS).await {
             permits.forget();
         }
+    }
+
+    /// Counts a request of the data API among those in flight, unless there are too many.
+    fn enter(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        self.in_flight.try_acquire().map_err(|_| {
+            if self.handle.is_draining() {
+                ApiError::Draining("this node is shutting down".into())
+            } else {
+                ApiError::Overloaded
+            }
+        })
     }
 
     fn timeout(&self, query: &Query) -> Result<std::time::Duration, ApiError> {
@@ -165,6 +189,28 @@ fn router(edge: Edge) -> Router {
         .route("/v1/keys", measured("/v1/keys", admitted(get(list::list))))
         .route("/set/{*key}", measured("/set/{key}", admitted(post(legacy::set))))
         .route("/get/{*key}", measured("/get/{key}", admitted(get(legacy::get))));
+    let data = data
+        .route("/v1/txn", measured("/v1/txn", admitted(post(txn::transact))))
+        .route("/v1/leases", measured("/v1/leases", admitted(get(leases::list).post(leases::make))))
+        .route(
+            "/v1/leases/keepalive",
+            measured("/v1/leases/keepalive", admitted(post(leases::keep_many))),
+        )
+        .route(
+            "/v1/leases/{id}",
+            measured("/v1/leases/{id}", admitted(get(leases::look).delete(leases::end))),
+        )
+        .route(
+            "/v1/leases/{id}/keepalive",
+            measured("/v1/leases/{id}/keepalive", admitted(post(leases::keep_one))),
+        )
+        .route("/v1/locks", measured("/v1/locks", admitted(get(locks::list))))
+        .route("/v1/locks/", measured("/v1/locks/{name}", admitted(no_name())))
+        .route(
+            "/v1/locks/{*name}",
+            // Who takes a lock is admitted until it waits.
+            measured("/v1/locks/{name}", admitted(one_lock()).post(locks::take)),
+        );
     let rest = Router::new()
         .route("/v1/status", measured("/v1/status", get(cluster::status)))
         .route("/v1/cluster", measured("/v1/cluster", get(cluster::cluster)))
@@ -238,6 +284,14 @@ fn no_key() -> MethodRouter<Edge> {
     get(keys::no_key).put(keys::no_key).delete(keys::no_key)
 }
 
+fn one_lock() -> MethodRouter<Edge> {
+    get(locks::look).delete(locks::release)
+}
+
+fn no_name() -> MethodRouter<Edge> {
+    get(locks::no_name).post(locks::no_name).delete(locks::no_name)
+}
+
 async fn no_route(uri: Uri) -> ApiError {
     ApiError::NotFound(format!("there is no route {}", uri.path()))
 }
@@ -248,12 +302,9 @@ async fn no_method() -> ApiError {
 
 /// Refuses a request of the data API when too many are in flight already.
 async fn admit(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    match edge.in_flight.try_acquire() {
+    match edge.enter() {
         Ok(_permit) => next.run(request).await,
-        Err(_) if edge.handle.is_draining() => {
-            ApiError::Draining("this node is shutting down".into()).into_response()
-        }
-        Err(_) => ApiError::Overloaded.into_response(),
+        Err(refused) => refused.into_response(),
     }
 }
 

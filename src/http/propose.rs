@@ -1,6 +1,7 @@
 //! What all writes share: their names for asking again, their fences, and how long they take.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
 use bytes::Bytes;
 
 use super::Edge;
@@ -41,6 +42,15 @@ impl Edge {
     }
 }
 
+/// Says so when the answer is that of the first time.
+pub(super) fn replayed(replayed: bool, mut response: Response) -> Response {
+    if replayed {
+        let said = HeaderValue::from_static("true");
+        response.headers_mut().insert("idempotency-replayed", said);
+    }
+    response
+}
+
 /// `Idempotency-Key`: any visible text; the request is recognised by all that it would do.
 fn once(headers: &HeaderMap, request: &Request) -> Result<Option<Once>, ApiError> {
     let Some(value) = single(headers, "idempotency-key")? else { return Ok(None) };
@@ -54,7 +64,7 @@ fn once(headers: &HeaderMap, request: &Request) -> Result<Option<Once>, ApiError
 }
 
 /// `Mmapd-Fence: NAME;TOKEN`, the name percent-encoded as in a path.
-fn fence(headers: &HeaderMap) -> Result<Option<Fence>, ApiError> {
+pub(super) fn fence(headers: &HeaderMap) -> Result<Option<Fence>, ApiError> {
     let Some(value) = single(headers, "mmapd-fence")? else { return Ok(None) };
     let wrong = || {
         ApiError::BadRequest(

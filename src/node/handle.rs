@@ -231,7 +231,8 @@ pub(super) struct Shared {
     /// The newest entry that readers find applied.
     pub(super) applied: watch::Receiver<u64>,
     pub(super) peers: Peers,
-    pub(super) draining: AtomicBool,
+    /// Turns true when this node begins to shut down.
+    pub(super) draining: watch::Sender<bool>,
     pub(super) quota: u64,
     /// Where and how a snapshot is received.
     pub(super) disk: Arc<dyn Disk>,
@@ -490,7 +491,14 @@ impl Handle {
     /// Is this node shutting down?
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.shared.draining.load(Ordering::Acquire)
+        *self.shared.draining.borrow()
+    }
+
+    /// Comes back when this node begins to shut down.
+    pub async fn draining(&self) {
+        let mut draining = self.shared.draining.subscribe();
+        // An error means that the node is gone.
+        drop(draining.wait_for(|draining| *draining).await);
     }
 
     /// Ends the streams of peers, which would keep the listener busy for ever.
@@ -502,7 +510,7 @@ impl Handle {
     /// led comes back when its followers have heard of the next leader: had they still commands
     /// on the way to us when connections are closed, nobody could tell whether those took effect.
     pub async fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Release);
+        self.shared.draining.send_replace(true);
         let led = self.status().role == RoleName::Leader;
         let step_down = Mail::Event(Event::StepDown);
         if self.shared.inbox.send(step_down).await.is_err() {

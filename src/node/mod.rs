@@ -24,7 +24,6 @@ mod scrub;
 mod work;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -138,7 +137,7 @@ impl Node {
                 published: core.published(),
                 applied,
                 peers: peers.clone(),
-                draining: AtomicBool::new(false),
+                draining: watch::Sender::new(false),
                 quota: config.storage.quota,
                 disk,
                 incoming: Arc::new(tokio::sync::Mutex::new(unfinished(&config.storage.db))),
