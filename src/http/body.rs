@@ -24,6 +24,10 @@ pub(super) enum ValueEncoding {
 
 /// A body in JSON.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    // serde would take a list of the fields for an object.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(ApiError::BadRequest("the body has to be a JSON object".into()));
+    }
     serde_json::from_slice(body).map_err(|error| {
         ApiError::BadRequest(format!("the body is not what it should be: {error}"))
     })

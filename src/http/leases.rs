@@ -13,7 +13,6 @@ use super::body;
 use super::error::{ApiError, Problem};
 use super::extract::{self, Query};
 use super::keys::shown_key;
-use super::propose::replayed;
 use super::txn_body::lease_ttl_ms;
 use crate::config::show_duration;
 use crate::machine::{Applied, Command, Granted, LeaseView, View};
@@ -192,12 +191,11 @@ pub(super) async fn make(State(edge): State<Edge>, request: Request) -> Result<R
     }
     let command = Command::Grant { id: id.unwrap_or(0), ttl_ms: lease_ttl_ms(&ttl)? };
     let done = edge.write(&head.headers, &query, command).await?;
-    let Applied::Granted(granted) = done.applied else {
-        return Err(ApiError::of(done.applied));
-    };
-    let location = [(header::LOCATION, format!("/v1/leases/{}", granted.id))];
-    let made = (StatusCode::CREATED, location, Json(LeaseMade::new(granted)));
-    Ok(replayed(done.replayed, made.into_response()))
+    Ok(done.answer(|applied| {
+        let Applied::Granted(granted) = applied else { return Err(ApiError::of(applied)) };
+        let location = [(header::LOCATION, format!("/v1/leases/{}", granted.id))];
+        Ok((StatusCode::CREATED, location, Json(LeaseMade::new(granted))).into_response())
+    }))
 }
 
 /// List leases
@@ -326,12 +324,11 @@ pub(super) async fn keep_one(
         return Ok(elsewhere);
     }
     let done = edge.write(&head.headers, &query, Command::KeepAlive { ids: vec![id] }).await?;
-    let Applied::KeptAlive { ttls_ms } = done.applied else {
-        return Err(ApiError::of(done.applied));
-    };
-    let ttl_ms = ttls_ms.first().copied().flatten().ok_or_else(|| no_lease(id))?;
-    let kept = Json(LeaseMade::new(Granted { id, ttl_ms }));
-    Ok(replayed(done.replayed, kept.into_response()))
+    Ok(done.answer(|applied| {
+        let Applied::KeptAlive { ttls_ms } = applied else { return Err(ApiError::of(applied)) };
+        let ttl_ms = ttls_ms.first().copied().flatten().ok_or_else(|| no_lease(id))?;
+        Ok(Json(LeaseMade::new(Granted { id, ttl_ms })).into_response())
+    }))
 }
 
 /// Keep many leases alive
@@ -376,12 +373,12 @@ pub(super) async fn keep_many(
     }
     let command = Command::KeepAlive { ids: ids.clone() };
     let done = edge.write(&head.headers, &query, command).await?;
-    let Applied::KeptAlive { ttls_ms } = done.applied else {
-        return Err(ApiError::of(done.applied));
-    };
-    let leases = ids.into_iter().zip(ttls_ms);
-    let leases = leases.map(|(id, ttl)| MaybeAlive { id, ttl: ttl.map(shown) }).collect();
-    Ok(replayed(done.replayed, Json(KeptAlive { leases }).into_response()))
+    Ok(done.answer(|applied| {
+        let Applied::KeptAlive { ttls_ms } = applied else { return Err(ApiError::of(applied)) };
+        let leases = ids.into_iter().zip(ttls_ms);
+        let leases = leases.map(|(id, ttl)| MaybeAlive { id, ttl: ttl.map(shown) }).collect();
+        Ok(Json(KeptAlive { leases }).into_response())
+    }))
 }
 
 /// End a lease
@@ -420,10 +417,12 @@ pub(super) async fn end(
         return Ok(elsewhere);
     }
     let done = edge.write(&head.headers, &query, Command::Revoke { id }).await?;
-    let Applied::Revoked { deleted, revision } = done.applied else {
-        return Err(ApiError::of(done.applied));
-    };
-    Ok(replayed(done.replayed, Json(LeaseEnded { deleted, revision }).into_response()))
+    Ok(done.answer(|applied| match applied {
+        Applied::Revoked { deleted, revision } => {
+            Ok(Json(LeaseEnded { deleted, revision }).into_response())
+        }
+        other => Err(ApiError::of(other)),
+    }))
 }
 
 fn path_id(text: &str) -> Result<u64, ApiError> {

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
@@ -19,7 +20,7 @@ use super::error::{ApiError, Problem};
 use super::extract::{self, Query, percent_decode};
 use super::keys::shown_key;
 use super::pace::Caller;
-use super::propose::{Done, replayed};
+use super::propose::Done;
 use super::txn_body::lease_ttl_ms;
 use super::wait::{Ended, Place};
 use crate::config::{parse_duration, show_duration};
@@ -221,38 +222,34 @@ pub(super) async fn take(State(edge): State<Edge>, request: Request) -> Result<R
         return Ok(elsewhere);
     }
     // Who waits does not count among the requests in flight: holders could not give a lock
-    // back if there were too many. The node still waits for it when it shuts down.
-    let permit = edge.enter()?;
-    let _counted = edge
-        .forwarded
-        .try_acquire()
-        .map_err(|_| ApiError::Draining("this node is shutting down".into()))?;
+    // back if there were too many.
+    let (permit, _counted) = edge.admit_wait()?;
     let body = extract::body(&head.headers, body, BODY_MAX, &edge.config.http).await?;
     let wanted = body::json::<LockRequest>(&body)?.read(edge.config.limits.max_timeout)?;
-    let Done { applied, replayed: again } =
-        edge.ask_for(&head.headers, &query, &name, &wanted).await?;
-    let (ticket, token, lease) = match applied {
-        Applied::Locked { ticket, token, lease } => (ticket, token, lease),
-        Applied::Held { token } => return Err(edge.held(&name, Some(token))),
-        other => return Err(ApiError::of(other)),
-    };
+    let done = edge.ask_for(&head.headers, &query, &name, &wanted).await?;
     drop(permit);
-    let claim = match (token, wanted.wait) {
-        (Some(token), _) => Claim { ticket, token, lease, owner: wanted.owner },
-        // Another request under the same lease waits.
-        (None, None) => return Err(edge.held(&name, None)),
-        (None, Some(wait)) => {
-            let patience = edge.config.limits.request_timeout;
-            let place = Place::new(edge.handle.clone(), name.clone(), ticket, lease, patience);
-            let made = (wanted.lease == 0).then(|| Duration::from_millis(wanted.ttl_ms));
-            let caller = head.extensions.remove::<Caller>();
-            edge.wait(place, &name, wait, made, caller).await?
-        }
-    };
-    Ok(replayed(again, Json(LockHeld::new(&name, claim)).into_response()))
+    let caller = head.extensions.remove::<Caller>();
+    let claim = edge.have(&name, wanted, &done.applied, caller).await;
+    Ok(done.answer(|_| Ok(Json(LockHeld::new(&name, claim?)).into_response())))
 }
 
 impl Edge {
+    /// A place among the requests in flight, for as long as the request does not wait, and one
+    /// among those whose end the node waits for when it shuts down.
+    fn admit_wait(&self) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>), ApiError> {
+        let places = self.in_flight.try_acquire().and_then(|permit| {
+            let counted = self.forwarded.try_acquire()?;
+            Ok((permit, counted))
+        });
+        places.map_err(|_| {
+            if self.handle.is_draining() {
+                ApiError::Draining("this node is shutting down".into())
+            } else {
+                ApiError::Overloaded
+            }
+        })
+    }
+
     async fn ask_for(
         &self,
         headers: &HeaderMap,
@@ -268,6 +265,32 @@ impl Edge {
             queue: wanted.wait.is_some(),
         };
         self.write(headers, query, command).await
+    }
+
+    /// What the leader said, and if that is a place in the queue, what became of it.
+    async fn have(
+        &self,
+        name: &Bytes,
+        wanted: Wanted,
+        said: &Applied,
+        caller: Option<Caller>,
+    ) -> Result<Claim, ApiError> {
+        let (ticket, token, lease) = match said {
+            Applied::Locked { ticket, token, lease } => (*ticket, *token, *lease),
+            Applied::Held { token } => return Err(self.held(name, Some(*token))),
+            other => return Err(ApiError::of(other.clone())),
+        };
+        match (token, wanted.wait) {
+            (Some(token), _) => Ok(Claim { ticket, token, lease, owner: wanted.owner }),
+            // Another request under the same lease waits.
+            (None, None) => Err(self.held(name, None)),
+            (None, Some(wait)) => {
+                let patience = self.config.limits.request_timeout;
+                let place = Place::new(self.handle.clone(), name.clone(), ticket, lease, patience);
+                let made = (wanted.lease == 0).then(|| Duration::from_millis(wanted.ttl_ms));
+                self.wait(place, name, wait, made, caller).await
+            }
+        }
     }
 
     async fn wait(
@@ -450,10 +473,10 @@ pub(super) async fn release(
         return Ok(elsewhere);
     }
     let done = edge.write(&head.headers, &query, Command::Unlock { name, ticket }).await?;
-    let Applied::Unlocked { revision } = done.applied else {
-        return Err(ApiError::of(done.applied));
-    };
-    Ok(replayed(done.replayed, Json(LockReleased { revision }).into_response()))
+    Ok(done.answer(|applied| match applied {
+        Applied::Unlocked { revision } => Ok(Json(LockReleased { revision }).into_response()),
+        other => Err(ApiError::of(other)),
+    }))
 }
 
 /// The path ends before the name.

@@ -42,7 +42,7 @@ use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, patch, post};
 use bytes::Bytes;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::{Config as UiConfig, SwaggerUi};
 
@@ -144,17 +144,6 @@ impl Edge {
         if let Ok(permits) = self.forwarded.acquire_many(FORWARDED_PERMITS).await {
             permits.forget();
         }
-    }
-
-    /// Counts a request of the data API among those in flight, unless there are too many.
-    fn enter(&self) -> Result<SemaphorePermit<'_>, ApiError> {
-        self.in_flight.try_acquire().map_err(|_| {
-            if self.handle.is_draining() {
-                ApiError::Draining("this node is shutting down".into())
-            } else {
-                ApiError::Overloaded
-            }
-        })
     }
 
     fn timeout(&self, query: &Query) -> Result<std::time::Duration, ApiError> {
@@ -302,9 +291,12 @@ async fn no_method() -> ApiError {
 
 /// Refuses a request of the data API when too many are in flight already.
 async fn admit(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    match edge.enter() {
+    match edge.in_flight.try_acquire() {
         Ok(_permit) => next.run(request).await,
-        Err(refused) => refused.into_response(),
+        Err(_) if edge.handle.is_draining() => {
+            ApiError::Draining("this node is shutting down".into()).into_response()
+        }
+        Err(_) => ApiError::Overloaded.into_response(),
     }
 }
 

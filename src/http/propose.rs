@@ -1,7 +1,7 @@
 //! What all writes share: their names for asking again, their fences, and how long they take.
 
-use axum::http::{HeaderMap, HeaderValue};
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use super::Edge;
@@ -19,6 +19,18 @@ pub(super) struct Done {
     pub(super) applied: Applied,
     /// It happened before, and this is the first outcome.
     pub(super) replayed: bool,
+}
+
+impl Done {
+    /// The answer; one that was given before says so, a refusal too.
+    pub(super) fn answer(self, of: impl FnOnce(Applied) -> Result<Response, ApiError>) -> Response {
+        let mut response = of(self.applied).unwrap_or_else(ApiError::into_response);
+        if self.replayed {
+            let name = HeaderName::from_static("idempotency-replayed");
+            response.headers_mut().insert(name, HeaderValue::from_static("true"));
+        }
+        response
+    }
 }
 
 impl Edge {
@@ -40,15 +52,6 @@ impl Edge {
             applied => Done { applied, replayed: false },
         })
     }
-}
-
-/// Says so when the answer is that of the first time.
-pub(super) fn replayed(replayed: bool, mut response: Response) -> Response {
-    if replayed {
-        let said = HeaderValue::from_static("true");
-        response.headers_mut().insert("idempotency-replayed", said);
-    }
-    response
 }
 
 /// `Idempotency-Key`: any visible text; the request is recognised by all that it would do.
@@ -83,7 +86,7 @@ pub(super) fn fence(headers: &HeaderMap) -> Result<Option<Fence>, ApiError> {
 
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, ApiError> {
     let mut values = headers.get_all(name).iter();
-    let first = values.next().map(axum::http::HeaderValue::as_bytes);
+    let first = values.next().map(HeaderValue::as_bytes);
     if values.next().is_some() {
         return Err(ApiError::BadRequest(format!("header {name} is given twice")));
     }

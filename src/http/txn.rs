@@ -13,7 +13,7 @@ use super::error::{ApiError, Problem};
 use super::extract::{self, Query};
 use super::keys::{Envelope, shown_key};
 use super::leases::LeaseMade;
-use super::propose::{fence, replayed};
+use super::propose::fence;
 use super::txn_body::{self, TxnRequest};
 use crate::config::show_duration;
 use crate::machine::{self, Applied, Command, Op, OpResult, OwnedRecord, Txn, Written};
@@ -163,8 +163,7 @@ pub(super) async fn transact(
         }
     }
     let done = edge.write(&head.headers, &query, Command::Txn(txn.clone())).await?;
-    let answer = Json(answer(&txn, done.applied)?);
-    Ok(replayed(done.replayed, answer.into_response()))
+    Ok(done.answer(|applied| Ok(Json(answer(&txn, applied)?).into_response())))
 }
 
 impl Edge {
