@@ -417,11 +417,11 @@ pub(super) async fn end(
         return Ok(elsewhere);
     }
     let done = edge.write(&head.headers, &query, Command::Revoke { id }).await?;
-    Ok(done.answer(|applied| match applied {
-        Applied::Revoked { deleted, revision } => {
-            Ok(Json(LeaseEnded { deleted, revision }).into_response())
-        }
-        other => Err(ApiError::of(other)),
+    Ok(done.answer(|applied| {
+        let Applied::Revoked { deleted, revision } = applied else {
+            return Err(ApiError::of(applied));
+        };
+        Ok(Json(LeaseEnded { deleted, revision }).into_response())
     }))
 }
 

@@ -275,10 +275,11 @@ impl Edge {
         said: &Applied,
         caller: Option<Caller>,
     ) -> Result<Claim, ApiError> {
-        let (ticket, token, lease) = match said {
-            Applied::Locked { ticket, token, lease } => (*ticket, *token, *lease),
-            Applied::Held { token } => return Err(self.held(name, Some(*token))),
-            other => return Err(ApiError::of(other.clone())),
+        if let Applied::Held { token } = said {
+            return Err(self.held(name, Some(*token)));
+        }
+        let Applied::Locked { ticket, token, lease } = *said else {
+            return Err(ApiError::of(said.clone()));
         };
         match (token, wanted.wait) {
             (Some(token), _) => Ok(Claim { ticket, token, lease, owner: wanted.owner }),
@@ -473,9 +474,9 @@ pub(super) async fn release(
         return Ok(elsewhere);
     }
     let done = edge.write(&head.headers, &query, Command::Unlock { name, ticket }).await?;
-    Ok(done.answer(|applied| match applied {
-        Applied::Unlocked { revision } => Ok(Json(LockReleased { revision }).into_response()),
-        other => Err(ApiError::of(other)),
+    Ok(done.answer(|applied| {
+        let Applied::Unlocked { revision } = applied else { return Err(ApiError::of(applied)) };
+        Ok(Json(LockReleased { revision }).into_response())
     }))
 }
 

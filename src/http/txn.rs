@@ -39,7 +39,7 @@ pub(super) struct TxnAnswer {
 #[serde(rename_all = "lowercase")]
 pub(super) enum StepResult {
     /// A key was written.
-    Put(StepWritten),
+    Put(Box<StepWritten>),
     /// Keys were removed.
     Delete(StepDeleted),
     /// Keys were read.
@@ -202,7 +202,7 @@ fn shown(step: &Op, result: OpResult) -> StepResult {
     match result {
         OpResult::Put(written) => {
             let key = if let Op::Put { key, .. } = step { &key[..] } else { &[] };
-            StepResult::Put(shown_write(key, &written))
+            StepResult::Put(Box::new(shown_write(key, &written)))
         }
         OpResult::Deleted { deleted, prev } => {
             let asked = matches!(step, Op::Delete { prev: true, .. });
