@@ -41,9 +41,10 @@ macro_rules! transcripts {
 }
 
 transcripts! {
-    batch compact conditions connections content_types framing history idempotency in_flight keys leader
-    lease_reads legacy list list_cursors ndjson one_key parameters past patch pinned probes quota raft_routes
-    range_delete ranges reads request_ids routes slow_body slow_head slow_idle ttl values waits watch watch_limit
+    batch compact conditions connections content_types fence framing history idempotency in_flight keys leader
+    lease_reads leases legacy list list_cursors locks ndjson one_key parameters past patch pinned probes quota
+    raft_routes range_delete ranges reads request_ids routes slow_body slow_head slow_idle ttl txn txn_errors
+    values waits watch watch_limit
 }
 
 #[test]
@@ -283,4 +284,129 @@ fn wait(what: &str, so: impl Fn() -> bool) {
         assert!(start.elapsed() < std::time::Duration::from_secs(60), "no {what}");
         std::thread::yield_now();
     }
+}
+
+/// Sends a request for the lock `jobs`; the answer comes when it comes.
+fn ask_for_lock(server: &Server, wish: &str) -> Connection {
+    let mut connection = server.connect();
+    let length = wish.len();
+    let head = format!("POST /v1/locks/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n");
+    connection.send(format!("{head}\r\n{wish}").as_bytes());
+    connection
+}
+
+/// The answer to it: status and body.
+fn lock_answer(mut connection: Connection) -> (u16, serde_json::Value) {
+    let reply = connection.reply(false).expect("an answer");
+    (reply.status(), serde_json::from_slice(&reply.body).expect("JSON"))
+}
+
+/// Who waits for the lock `jobs`, in their order.
+fn queue(server: &Server) -> Vec<String> {
+    let lock = server.json("/v1/locks/jobs");
+    let waiting = lock["waiting"].as_array().expect("a list");
+    assert_eq!(lock["queue"], waiting.len());
+    let owner = |it: &serde_json::Value| it["owner"].as_str().expect("an owner").to_owned();
+    waiting.iter().map(owner).collect()
+}
+
+fn release(server: &Server, token: &serde_json::Value) {
+    assert_eq!(server.ask("DELETE", &format!("/v1/locks/jobs?token={token}")).status(), 200);
+}
+
+#[test]
+fn a_lock_goes_from_hand_to_hand_in_the_order_of_the_queue() {
+    let server = Server::start(Config::default());
+    let (status, first) = lock_answer(ask_for_lock(&server, r#"{"ttl":"60s","owner":"first"}"#));
+    assert_eq!((status, &first["owner"]), (200, &"first".into()));
+    let wish = |owner: &str| format!(r#"{{"ttl":"60s","owner":"{owner}","wait":"60s"}}"#);
+    let second = ask_for_lock(&server, &wish("second"));
+    wait("second in the queue", || queue(&server) == ["second"]);
+    let third = ask_for_lock(&server, &wish("third"));
+    wait("third in the queue", || queue(&server) == ["second", "third"]);
+
+    let mut token = first["token"].clone();
+    for (owner, waiting, left) in [("second", second, &["third"][..]), ("third", third, &[])] {
+        release(&server, &token);
+        let (status, held) = lock_answer(waiting);
+        assert_eq!((status, &held["owner"]), (200, &owner.into()), "{held}");
+        assert!(held["token"].as_u64() > token.as_u64(), "tokens go up");
+        assert_eq!(held["ticket"], held["lease"], "the lease was made for it");
+        assert_eq!(queue(&server), left);
+        token = held["token"].clone();
+    }
+    release(&server, &token);
+    assert_eq!(server.ask("GET", "/v1/locks/jobs").status(), 404, "free");
+}
+
+#[test]
+fn who_hangs_up_leaves_the_queue() {
+    let server = Server::start(Config::default());
+    let (_, first) = lock_answer(ask_for_lock(&server, r#"{"ttl":"60s"}"#));
+    let wish = |owner: &str| format!(r#"{{"ttl":"60s","owner":"{owner}","wait":"60s"}}"#);
+    let closed = ask_for_lock(&server, &wish("closed"));
+    wait("closed in the queue", || queue(&server) == ["closed"]);
+    let mut finished = ask_for_lock(&server, &wish("finished"));
+    wait("finished in the queue", || queue(&server).len() == 2);
+    let stays = ask_for_lock(&server, &wish("stays"));
+    wait("stays in the queue", || queue(&server).len() == 3);
+    drop(closed);
+    wait("that who closed is gone", || queue(&server) == ["finished", "stays"]);
+    // Some answer comes to who only said that it sends no more.
+    finished.finish();
+    let (status, problem) = lock_answer(finished);
+    assert_eq!((status, &problem["code"]), (409, &"conflict".into()), "{problem}");
+    assert_eq!(queue(&server), ["stays"]);
+    release(&server, &first["token"]);
+    let (status, held) = lock_answer(stays);
+    assert_eq!((status, &held["owner"]), (200, &"stays".into()), "{held}");
+    // The leases that were made for the others went with their places.
+    let leases = server.json("/v1/leases");
+    assert_eq!(leases["leases"].as_array().map(Vec::len), Some(1), "{leases}");
+}
+
+#[test]
+fn a_place_in_the_queue_ends_with_its_lease() {
+    let server = Server::start(Config::default());
+    let (_, first) = lock_answer(ask_for_lock(&server, r#"{"ttl":"60s"}"#));
+    let mut connection = server.connect();
+    let body = r#"{"ttl":"60s","id":77}"#;
+    let head = format!("POST /v1/leases HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n", body.len());
+    connection.send(format!("{head}\r\n{body}").as_bytes());
+    assert_eq!(connection.reply(false).expect("an answer").status(), 201);
+    let waiting = ask_for_lock(&server, r#"{"lease":77,"owner":"w","wait":"60s"}"#);
+    wait("w in the queue", || queue(&server) == ["w"]);
+    // Under the same lease nobody else is asked for, and the place stays.
+    let (status, _) = lock_answer(ask_for_lock(&server, r#"{"lease":77}"#));
+    assert_eq!((status, queue(&server)), (409, vec!["w".to_owned()]));
+    assert_eq!(server.ask("DELETE", "/v1/leases/77").status(), 200);
+    let (status, problem) = lock_answer(waiting);
+    assert_eq!(status, 409);
+    let detail = problem["detail"].as_str().expect("a text");
+    assert!(detail.contains("its lease ended"), "{detail}");
+    assert_eq!(queue(&server), [""; 0]);
+    release(&server, &first["token"]);
+}
+
+/// A lease that was made for the lock is kept alive while its client waits, though it is
+/// shorter than the wait: others that are as long and that nobody keeps alive end meanwhile.
+#[test]
+fn waiting_keeps_the_lease_of_the_place_alive() {
+    let mut config = Config::default();
+    config.raft.tick = std::time::Duration::from_millis(10);
+    let server = Server::start(config);
+    let (_, first) = lock_answer(ask_for_lock(&server, r#"{"ttl":"60s"}"#));
+    let waiting = ask_for_lock(&server, r#"{"ttl":"2s","owner":"w","wait":"60s"}"#);
+    wait("w in the queue", || queue(&server) == ["w"]);
+    for _ in 0..2 {
+        let mut connection = server.connect();
+        let body = r#"{"ttl":"2s","id":77}"#;
+        let head = "POST /v1/leases HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n";
+        connection.send(format!("{head}{body}").as_bytes());
+        assert_eq!(connection.reply(false).expect("an answer").status(), 201);
+        wait("an end of the other lease", || server.ask("GET", "/v1/leases/77").status() == 404);
+    }
+    assert_eq!(queue(&server), ["w"]);
+    release(&server, &first["token"]);
+    assert_eq!(lock_answer(waiting).0, 200);
 }

@@ -812,3 +812,81 @@ fn a_dead_leader_is_missed_before_the_election_timeout() {
     });
     assert!(quick, "the end of the connections was not noticed");
 }
+
+fn post(client: &mut Client, path: &str, body: &str) -> serde_json::Value {
+    let reply = client.ask("POST", path, &[], body.as_bytes()).expect("an answer");
+    assert!(matches!(reply.status, 200 | 201), "{path}: {}", reply.text());
+    reply.json()
+}
+
+/// One lease is kept alive through a follower, the other is not: one key stays as long as
+/// somebody cares.
+#[test]
+fn leases_are_kept_alive_through_a_follower_and_end_by_themselves() {
+    let _turn = turn();
+    let cluster = Cluster::start(3, "");
+    let (leader, _) = cluster.leader_after(0);
+    let mut follower = cluster.nodes[(leader + 1) % 3].client();
+    let mut another = cluster.nodes[(leader + 2) % 3].client();
+    post(&mut follower, "/v1/leases", r#"{"ttl":"5s","id":5}"#);
+    post(&mut follower, "/v1/leases", r#"{"ttl":"1s","id":1}"#);
+    let body = r#"{"then":[{"put":{"key":"cared/for","value":"x","lease":5}},
+        {"put":{"key":"left","value":"x","lease":1}}]}"#;
+    post(&mut another, "/v1/txn", body);
+    wait("the end of the lease that nobody keeps alive", || {
+        let kept = post(&mut follower, "/v1/leases/keepalive", r#"{"ids":[5]}"#);
+        assert_eq!(kept["leases"][0]["ttl"], "5s", "{kept}");
+        (another.read("left").expect("an answer").status == 404).then_some(())
+    });
+    assert_eq!(another.read("cared/for").expect("an answer").status, 200);
+    let kept = post(&mut follower, "/v1/leases/keepalive", r#"{"ids":[1,5]}"#);
+    assert_eq!((&kept["leases"][0]["ttl"], &kept["leases"][1]["ttl"]), (&().into(), &"5s".into()));
+    wait("the end of the other one", || {
+        (another.read("cared/for").expect("an answer").status == 404).then_some(())
+    });
+    let leases = another.get("/v1/leases").expect("an answer").json();
+    assert_eq!(leases["leases"], serde_json::json!([]));
+}
+
+/// Waits go on through any node, and end with a word where the node is shut down.
+#[test]
+fn locks_are_waited_for_through_any_node() {
+    let _turn = turn();
+    let mut cluster = Cluster::start(3, "");
+    let (leader, _) = cluster.leader_after(0);
+    let (follower, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let mut client = cluster.nodes[leader].client();
+    let first = post(&mut client, "/v1/locks/jobs", r#"{"ttl":"60s"}"#);
+    let mut queued = |owner: &str| {
+        wait("a place in the queue", || {
+            let lock = client.get("/v1/locks/jobs").expect("an answer").json();
+            let waiting = lock["waiting"].as_array().expect("a list");
+            (waiting.last()?["owner"] == owner).then_some(waiting.len())
+        })
+    };
+    let wish = |owner: &str| format!(r#"{{"ttl":"60s","owner":"{owner}","wait":"60s"}}"#);
+    let patient = |node: &Node| node.client().with_timeout(Duration::from_secs(60));
+    let mut waiting = patient(&cluster.nodes[follower]);
+    waiting.send("POST", "/v1/locks/jobs", &[], wish("one").as_bytes()).expect("sent");
+    assert_eq!(queued("one"), 1);
+    let mut stopped = patient(&cluster.nodes[other]);
+    stopped.send("POST", "/v1/locks/jobs", &[], wish("two").as_bytes()).expect("sent");
+    assert_eq!(queued("two"), 2);
+
+    cluster.nodes[other].signal(Signal::TERM);
+    let refused = stopped.receive().expect("an answer");
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &"draining".into()));
+    assert_eq!(queued("one"), 1, "the place was given up");
+    assert_eq!(cluster.nodes[other].exit_code(), Some(0));
+
+    let path = format!("/v1/locks/jobs?token={}", first["token"]);
+    let mut client = cluster.nodes[leader].client();
+    assert_eq!(client.ask("DELETE", &path, &[], b"").expect("an answer").status, 200);
+    let held = waiting.receive().expect("an answer");
+    assert_eq!((held.status, &held.json()["owner"]), (200, &"one".into()), "{}", held.text());
+    // The first holder does not know that it is none.
+    let stale = format!("jobs;{}", first["token"]);
+    let body = br#"{"then":[{"put":{"key":"a","value":"late"}}]}"#;
+    let late = client.ask("POST", "/v1/txn", &[("Mmapd-Fence", &stale)], body);
+    assert_eq!(late.expect("an answer").status, 412);
+}

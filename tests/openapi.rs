@@ -75,12 +75,13 @@ fn every_route_is_described() {
     for part in source.split(".route(\"").skip(1) {
         let call = part.split(".route").next().unwrap_or_default();
         let call = call.split("))}").next().unwrap_or_default();
-        let path = call.split('"').next().unwrap_or_default().replace("{*key}", "{key}");
-        // Only says that a key is missing.
-        if path == "/v1/keys/" || path == "/v1/history/" {
+        let path = call.split('"').next().unwrap_or_default().replace("{*", "{");
+        // Only say that a key is missing, or a name.
+        if matches!(path.as_str(), "/v1/keys/" | "/v1/history/" | "/v1/locks/") {
             continue;
         }
         let call = call.replace("one_key()", "get(.head(.put(.patch(.delete(");
+        let call = call.replace("one_lock()", "get(.delete(");
         for method in METHODS {
             if call.contains(&format!("{method}(")) {
                 routed.insert((path.clone(), method.to_owned()));

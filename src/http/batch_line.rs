@@ -6,8 +6,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::error::{ApiError, Problem};
 use super::envelope::Encoding;
+use super::error::{ApiError, Problem};
 use super::propose::ttl_ms;
 use crate::machine::{
     Applied, CONTENT_TYPE_MAX, Conditions, Content, KEY_MAX, Life, Tags, Write, Written,

@@ -12,6 +12,7 @@ mod admin;
 mod backup;
 mod batch;
 mod batch_line;
+mod body;
 mod cluster;
 mod envelope;
 mod erase;
@@ -20,10 +21,12 @@ mod extract;
 mod handover;
 mod history;
 mod keys;
+mod leases;
 mod legacy;
 mod lines;
 mod list;
 mod listing;
+mod locks;
 mod members;
 mod ops;
 mod pace;
@@ -34,7 +37,10 @@ mod raft;
 mod range;
 mod read;
 mod serve;
+mod txn;
+mod txn_body;
 mod value;
+mod wait;
 mod watch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,6 +86,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
     servers((url = "/", description = "this node")),
     tags(
         (name = "keys", description = "Keys and values"),
+        (name = "transactions", description = "Several comparisons and steps as one"),
+        (name = "leases", description = "What hangs on a lease goes with it"),
+        (name = "locks", description = "Fair locks with tokens that every write can name"),
         (name = "cluster", description = "Nodes and who leads them"),
         (name = "operations", description = "Probes, metrics, this description"),
         (name = "legacy", description = "Routes of the experiment that mmapd grew out of"),
@@ -88,6 +97,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
     paths(
         keys::put, read::get, read::head, keys::patch, keys::delete, list::list, history::history,
         erase::erase, batch::batch, watch::watch,
+        txn::transact,
+        leases::make, leases::list, leases::look, leases::end, leases::keep_one, leases::keep_many,
+        locks::take, locks::look, locks::release, locks::list,
         cluster::status, cluster::cluster, cluster::leader, handover::hand_over,
         members::add, members::replace, members::set, members::remove, admin::compact, admin::scrub, backup::backup,
         ops::livez, ops::readyz, ops::scrape, ops::description,
@@ -121,7 +133,8 @@ struct Edge {
     config: Arc<Config>,
     /// One permit for each request of the data API that may be in flight.
     in_flight: Arc<Semaphore>,
-    /// One permit for each forwarded command; more than the inbox of the node takes.
+    /// One permit for each forwarded command and each wait for a lock; more than the inbox of
+    /// the node takes.
     forwarded: Arc<Semaphore>,
     /// The OpenAPI document, rendered once.
     description: Bytes,
@@ -191,6 +204,28 @@ fn router(edge: Edge) -> Router {
         .route("/v1/history/", measured("/v1/history/{key}", admitted(get(keys::no_key))))
         .route("/set/{*key}", measured("/set/{key}", admitted(post(legacy::set))))
         .route("/get/{*key}", measured("/get/{key}", admitted(get(legacy::get))));
+    let data = data
+        .route("/v1/txn", measured("/v1/txn", admitted(post(txn::transact))))
+        .route("/v1/leases", measured("/v1/leases", admitted(get(leases::list).post(leases::make))))
+        .route(
+            "/v1/leases/keepalive",
+            measured("/v1/leases/keepalive", admitted(post(leases::keep_many))),
+        )
+        .route(
+            "/v1/leases/{id}",
+            measured("/v1/leases/{id}", admitted(get(leases::look).delete(leases::end))),
+        )
+        .route(
+            "/v1/leases/{id}/keepalive",
+            measured("/v1/leases/{id}/keepalive", admitted(post(leases::keep_one))),
+        )
+        .route("/v1/locks", measured("/v1/locks", admitted(get(locks::list))))
+        .route("/v1/locks/", measured("/v1/locks/{name}", admitted(no_name())))
+        .route(
+            "/v1/locks/{*name}",
+            // Who takes a lock is admitted until it waits.
+            measured("/v1/locks/{name}", admitted(one_lock()).post(locks::take)),
+        );
     let rest = Router::new()
         .route("/v1/status", measured("/v1/status", get(cluster::status)))
         .route("/v1/cluster", measured("/v1/cluster", get(cluster::cluster)))
@@ -262,6 +297,14 @@ fn docs() -> Router<Edge> {
 
 fn no_key() -> MethodRouter<Edge> {
     get(keys::no_key).put(keys::no_key).patch(keys::no_key).delete(keys::no_key)
+}
+
+fn one_lock() -> MethodRouter<Edge> {
+    get(locks::look).delete(locks::release)
+}
+
+fn no_name() -> MethodRouter<Edge> {
+    get(locks::no_name).post(locks::no_name).delete(locks::no_name)
 }
 
 async fn no_route(uri: Uri) -> ApiError {

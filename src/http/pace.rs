@@ -19,7 +19,7 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How long a client that was refused may go on sending what nobody reads.
@@ -48,11 +48,29 @@ pub(super) struct Progress {
     unread: AtomicBool,
     /// What is asked of the client of the present answer; looked at when it takes nothing.
     patience: Mutex<Option<Patience>>,
+    /// A request waits, and wants to know if its client goes away.
+    listens: AtomicBool,
+    gone: Notify,
 }
 
 impl Progress {
     fn patience(&self) -> MutexGuard<'_, Option<Patience>> {
         self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The client of a request, for those that wait long.
+#[derive(Clone, Debug)]
+pub(super) struct Caller(Arc<Progress>);
+
+impl Caller {
+    /// Comes back when the client has closed its side of the connection; never, when it has
+    /// sent another request already. hyper does not look while a request is worked on, since
+    /// who only says that it sends no more still wants the answer. Who waits in a queue loses
+    /// more by waiting for nobody.
+    pub(super) async fn gone(&self) {
+        self.0.listens.store(true, Ordering::Relaxed);
+        self.0.gone.notified().await;
     }
 }
 
@@ -71,6 +89,10 @@ impl InProgress {
         *self.0.patience() = Some(patience);
     }
 
+    pub(super) fn caller(&self) -> Caller {
+        Caller(self.0.clone())
+    }
+
     /// The request is refused and its body may still be on its way.
     pub(super) fn leaves_body(&self) {
         self.0.unread.store(true, Ordering::Relaxed);
@@ -80,6 +102,7 @@ impl InProgress {
 impl Drop for InProgress {
     fn drop(&mut self) {
         *self.0.patience() = None;
+        self.0.listens.store(false, Ordering::Relaxed);
         self.0.finished.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -223,6 +246,7 @@ impl AsyncWrite for Paced {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
+        self.listen(context);
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -270,6 +294,22 @@ impl AsyncWrite for Paced {
 }
 
 impl Paced {
+    /// Tells a request that waits when its client has gone. Here, because hyper flushes each
+    /// time after it polled the request, and this task is woken when there is news.
+    fn listen(&self, context: &mut Context<'_>) {
+        if !self.progress.listens.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut byte = [0];
+        match self.stream.poll_peek(context, &mut ReadBuf::new(&mut byte)) {
+            Poll::Ready(Ok(0) | Err(_)) => {
+                self.progress.listens.store(false, Ordering::Relaxed);
+                self.progress.gone.notify_one();
+            }
+            Poll::Ready(Ok(_)) | Poll::Pending => {}
+        }
+    }
+
     /// Who still takes an answer is not idle. Who takes nothing may be cut off.
     fn after_write(
         &mut self,

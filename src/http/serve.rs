@@ -100,10 +100,11 @@ fn places(number: u32) -> Arc<Semaphore> {
 
 async fn answer(
     router: Router,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     progress: InProgress,
 ) -> Result<Response<Answer>, Infallible> {
     let has_body = !request.body().is_end_stream();
+    request.extensions_mut().insert(progress.caller());
     let mut response = router.oneshot(request).await?;
     let status = response.status();
     if let Some(patience) = response.extensions_mut().remove() {

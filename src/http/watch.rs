@@ -27,9 +27,9 @@ use utoipa::ToSchema;
 
 use super::Edge;
 use super::access::{Need, Verb};
+use super::envelope::Encoding;
 use super::error::{ApiError, Problem};
 use super::extract::{self, Query};
-use super::envelope::Encoding;
 use super::pace::Patience;
 use crate::machine::{Change, Gone, KEY_MAX, Kind, OwnedRecord, Reason};
 use crate::metrics;

@@ -57,7 +57,8 @@ pub(super) fn queue_place(name: &[u8]) -> Vec<u8> {
     place(&[b"q", &len.to_be_bytes(), name])
 }
 
-fn waiting_place(name: &[u8], ticket: u64) -> Vec<u8> {
+/// Where it is noted that somebody waits.
+pub(super) fn waiting_place(name: &[u8], ticket: u64) -> Vec<u8> {
     place(&[&queue_place(name), &ticket.to_be_bytes()])
 }
 

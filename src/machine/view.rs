@@ -417,6 +417,22 @@ impl View {
         Ok(Some(LockView { holder, waiting }))
     }
 
+    /// What has become of a ticket for a lock: it holds it, it waits (its token is 0), or it is
+    /// gone.
+    ///
+    /// # Errors
+    /// Those of the store: damaged pages.
+    pub fn claim(&self, name: &[u8], ticket: u64) -> Result<Option<Claim>, StoreError> {
+        for place in [locks::lock_place(name), locks::waiting_place(name, ticket)] {
+            let Some(bytes) = self.snapshot.get(Tree::Meta, &place)? else { continue };
+            let claim = Claim::decode(bytes).ok_or_else(|| leases::damaged("lock"))?;
+            if claim.ticket == ticket {
+                return Ok(Some(claim));
+            }
+        }
+        Ok(None)
+    }
+
     /// Up to `most` names of locks that are held, those after `after`, in their order.
     ///
     /// # Errors
