@@ -102,6 +102,11 @@ impl State<'_, '_> {
             return Ok(Applied::Held { token: held.token });
         }
         let ticket = self.revision;
+        // A lease that is made here gets the revision as its id, and giving the lock back ends
+        // it: no lease that somebody gave the same id may be taken for it.
+        if (lease == 0 || lease == ticket) && self.any_lease(ticket)?.is_some() {
+            return Ok(Applied::LeaseExists { id: ticket });
+        }
         let lease = if lease == 0 { self.grant(ticket, ttl_ms)?.id } else { lease };
         let token = if held.is_some() { 0 } else { ticket };
         let claim = Claim { ticket, token, lease, owner: owner.to_owned() };

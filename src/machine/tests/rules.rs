@@ -21,6 +21,23 @@ fn refused(machine: &mut Machine, command: Command) -> Applied {
 }
 
 #[test]
+fn a_lock_takes_no_chosen_lease_for_one_of_its_own() {
+    let mut machine = Machine::new();
+    let id = machine.next() + 1;
+    machine.run(Command::Grant { id, ttl_ms: 50 });
+    // The revision that its own lease would be named after, and then that lease itself.
+    assert_eq!(refused(&mut machine, lock(b"l", 0, true)), Applied::LeaseExists { id });
+    let id = machine.next() + 1;
+    machine.run(Command::Grant { id, ttl_ms: 50 });
+    assert_eq!(refused(&mut machine, lock(b"l", id, true)), Applied::LeaseExists { id });
+    let again = machine.run(lock(b"l", id, true));
+    let Applied::Locked { ticket, token: Some(token), lease } = again else { panic!("{again:?}") };
+    assert_eq!((ticket, lease), (token, id));
+    machine.run(unlock(b"l", ticket));
+    assert!(machine.view().lease(id).unwrap().is_some(), "it was not made for the lock");
+}
+
+#[test]
 fn a_large_lease_ends_over_several_entries_and_nobody_revives_it() {
     let mut machine = Machine::new();
     machine.run(Command::Grant { id: 7, ttl_ms: 50 });
