@@ -71,6 +71,10 @@ impl State<'_, '_> {
         {
             return Ok(Applied::Fenced { current });
         }
+        let actual = request.command.steps();
+        if actual > DELETE_MAX {
+            return Ok(Applied::TooMany { actual });
+        }
         match &request.command {
             Command::Put { key, value, content_type, life, conditions, prev } => {
                 let (value, content_type, life) = (value.clone(), content_type.clone(), *life);
@@ -167,7 +171,9 @@ impl State<'_, '_> {
     fn lease_missing(&mut self, life: Life) -> Result<Option<Applied>, StoreError> {
         match life {
             Life::Lease(id) if self.lease(id)?.is_none() => Ok(Some(Applied::NoLease { id })),
-            Life::Endless | Life::Ttl(_) | Life::Lease(_) | Life::NewLease => Ok(None),
+            // Only a step of a transaction makes one.
+            Life::NewLease => Ok(Some(Applied::NoLease { id: self.revision })),
+            Life::Endless | Life::Ttl(_) | Life::Lease(_) => Ok(None),
         }
     }
 }

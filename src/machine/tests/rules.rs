@@ -87,3 +87,130 @@ fn one_entry_expires_so_many_keys_whatever_leases_they_have() {
     }
     assert_eq!(machine.view().keys(), 0);
 }
+
+/// As long as a value may ever be: see `limits.value`.
+const VALUE_LONGEST: usize = (16 << 20) - (64 << 10);
+
+fn op_put(key: &[u8], value: &[u8], prev: bool) -> Op {
+    let content = content(value, Life::Endless);
+    Op::Put { key: Bytes::copy_from_slice(key), content, prev }
+}
+
+fn get(span: Span) -> Op {
+    Op::Get { span, limit: u64::MAX }
+}
+
+fn transact(then: Vec<Op>) -> Command {
+    Command::Txn(Txn { then, ..Txn::default() })
+}
+
+fn results(outcome: Applied) -> Vec<OpResult> {
+    match outcome {
+        Applied::Txn { results, .. } => results,
+        other => panic!("no transaction: {other:?}"),
+    }
+}
+
+fn named(command: Command, name: &'static [u8], fingerprint: u128) -> Request {
+    let once = Some(Once { key: Bytes::from_static(name), fingerprint });
+    Request { once, fence: None, command }
+}
+
+#[test]
+fn a_transaction_answers_with_so_many_bytes() {
+    let mut machine = Machine::new();
+    let third = vec![0; ANSWER_MAX / 3];
+    let many = 10_000;
+    for key in ["a", "b", "c", "d"] {
+        machine.run(put(key.as_bytes(), &third, Life::Endless));
+    }
+    let txn = Txn { then: vec![get(Span::prefix(b"")), get(Span::key(b"a"))], ..Txn::default() };
+    let read = read(&machine.view(), &txn).unwrap();
+    let found = results(read.clone());
+    let seen = |result: &OpResult| match result {
+        OpResult::Got { items, more } => (items.len(), *more),
+        other => panic!("no read: {other:?}"),
+    };
+    assert_eq!(found.iter().map(seen).collect::<Vec<_>>(), [(2, true), (0, true)]);
+    assert_eq!(machine.run(Command::Txn(txn)), read, "the same as an entry");
+    // What was replaced and deleted is told as long as there is room.
+    let steps = vec![
+        op_put(b"a", b"", true),
+        op_put(b"b", b"", true),
+        op_put(b"c", b"", true),
+        Op::Delete { span: Span::key(b"d"), prev: true },
+    ];
+    let told = results(machine.run(transact(steps)));
+    let prev = |result: &OpResult| match result {
+        OpResult::Put(written) => written.prev.is_some(),
+        OpResult::Deleted { prev, .. } => !prev.is_empty(),
+        other => panic!("no write: {other:?}"),
+    };
+    assert_eq!(told.iter().map(prev).collect::<Vec<_>>(), [true, true, false, false]);
+    // Content types count: without values they are most of it.
+    for key in 0..4 * many {
+        let content_type = "t".repeat(CONTENT_TYPE_MAX);
+        let content = Content { content_type, ..content(b"", Life::Endless) };
+        let key = Bytes::from(format!("t/{key}"));
+        let write = Write { key, put: Some(content), conditions: Conditions::default() };
+        machine.run(Command::Batch(vec![write]));
+    }
+    let outcome = machine.run(transact(vec![get(Span::prefix(b"t/"))]));
+    assert!(outcome.encode().len() < ANSWER_MAX + 1024);
+    assert!(matches!(&results(outcome)[..], [OpResult::Got { more: true, .. }]));
+}
+
+#[test]
+fn the_longest_answer_can_be_remembered() {
+    let mut machine = Machine::new();
+    machine.run(put(b"long", &vec![0; VALUE_LONGEST], Life::Endless));
+    let mut steps = vec![get(Span::key(b"long")), op_put(b"long", b"", true)];
+    steps.extend((0..2000_u32).map(|key| op_put(&key.to_le_bytes(), b"", false)));
+    let request = named(transact(steps), b"n", 1);
+    let first = machine.ask(request.clone());
+    assert!(first.encode().len() > 16 << 20, "longer than a tree can hold");
+    let Applied::Replayed(again) = machine.ask(request) else { panic!("it happened before") };
+    assert_eq!(results(*again.clone())[2..], results(first)[2..]);
+    assert_eq!(results(*again)[0], OpResult::Got { items: Vec::new(), more: true });
+}
+
+#[test]
+fn a_command_has_so_many_steps() {
+    let mut machine = Machine::new();
+    let many = usize::try_from(DELETE_MAX).unwrap() + 1;
+    let write = |key: usize| Write {
+        key: Bytes::from(key.to_string()),
+        put: None,
+        conditions: Conditions::default(),
+    };
+    let actual = DELETE_MAX + 1;
+    for command in [
+        Command::Batch((0..many).map(write).collect()),
+        Command::KeepAlive { ids: vec![1; many] },
+        transact(vec![get(Span::key(b"a")); many]),
+    ] {
+        assert_eq!(refused(&mut machine, command), Applied::TooMany { actual });
+    }
+}
+
+#[test]
+fn only_a_step_before_makes_the_new_lease() {
+    let mut machine = Machine::new();
+    let id = machine.next();
+    assert_eq!(refused(&mut machine, put(b"k", b"v", Life::NewLease)), Applied::NoLease { id });
+    let grant = Op::Grant { ttl_ms: 5 };
+    let put = Op::Put {
+        key: Bytes::from_static(b"k"),
+        content: content(b"v", Life::NewLease),
+        prev: false,
+    };
+    let id = machine.next();
+    let outcome = refused(&mut machine, transact(vec![put.clone(), grant.clone()]));
+    assert_eq!(outcome, Applied::NoLease { id });
+    let id = machine.next();
+    let outcome = refused(&mut machine, transact(vec![grant.clone(), grant.clone()]));
+    assert_eq!(outcome, Applied::LeaseExists { id });
+    let id = machine.next();
+    machine.run(transact(vec![grant, put]));
+    assert_eq!(machine.get(b"k").unwrap().lease, id);
+}
