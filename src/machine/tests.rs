@@ -1,5 +1,7 @@
 //! What entries do to the state, by itself.
 
+mod model;
+mod random;
 mod rules;
 
 use std::ops::Bound;
