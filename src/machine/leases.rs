@@ -47,7 +47,7 @@ pub(super) fn key_place(id: u64, key: &[u8]) -> Vec<u8> {
     place(&[b"K", &id.to_be_bytes(), key])
 }
 
-fn end_place(expiry_ms: u64, id: u64) -> Vec<u8> {
+pub(super) fn end_place(expiry_ms: u64, id: u64) -> Vec<u8> {
     place(&[&expiry_ms.to_be_bytes(), &[1], &id.to_be_bytes()])
 }
 

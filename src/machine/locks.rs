@@ -61,7 +61,7 @@ fn waiting_place(name: &[u8], ticket: u64) -> Vec<u8> {
     place(&[&queue_place(name), &ticket.to_be_bytes()])
 }
 
-fn owned_place(lease: u64, name: &[u8]) -> Vec<u8> {
+pub(super) fn owned_place(lease: u64, name: &[u8]) -> Vec<u8> {
     place(&[b"o", &lease.to_be_bytes(), name])
 }
 

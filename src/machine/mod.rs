@@ -9,6 +9,7 @@
 //!
 //! Left out: who may do what, and how long a client waits; those are the edge's business.
 
+mod agree;
 mod codec;
 mod command;
 mod history;
@@ -24,6 +25,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use agree::Indexes;
 pub use command::{
     Applied, CONTENT_TYPE_MAX, Command, Compare, Conditions, Content, DELETE_MAX, Fence, Granted,
     KEY_MAX, LOCK_NAME_MAX, Life, ONCE_MAX, OWNER_MAX, Once, Op, OpResult, Relation, Request, Span,

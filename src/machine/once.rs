@@ -22,12 +22,18 @@ fn name_place(name: &[u8]) -> Vec<u8> {
     place(&[&[0], name])
 }
 
-fn order_place(revision: u64) -> Vec<u8> {
+pub(super) fn order_place(revision: u64) -> Vec<u8> {
     place(&[&[1], &revision.to_be_bytes()])
 }
 
-fn weight(name: &[u8], stored: &[u8]) -> u64 {
+/// What an outcome adds to the size of all of them, with its places.
+pub(super) fn weight(name: &[u8], stored: &[u8]) -> u64 {
     2 * name.len() as u64 + stored.len() as u64 + 64
+}
+
+/// The revision of the request that came to a stored outcome.
+pub(super) fn revision(stored: &[u8]) -> Option<u64> {
+    number(stored, 16)
 }
 
 fn number(stored: &[u8], at: usize) -> Option<u64> {

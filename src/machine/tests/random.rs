@@ -390,16 +390,18 @@ fn check_leases_and_locks(draw: &mut Draw<'_>, view: &View) {
 
 /// All that is stored, and the numbers that are said to be its sums.
 fn check_trees(machine: &Machine, model: &Model) {
-    let mut sum = 0_u128;
+    let (mut sum, mut indexes) = (0_u128, Indexes::default());
     for tree in TREES {
         let (found, wanted) = (machine.tree(tree), model.tree(tree));
         assert!(found == wanted, "{tree:?} has\n{found:?}\nand should have\n{wanted:?}");
         for (key, value) in &found {
+            indexes.pair(tree, key, value);
             sum = sum.wrapping_add(digest(tree, key, value));
         }
     }
     assert_eq!(machine.digest(), sum, "the digest is that of all trees");
     let state = machine.db.state();
+    assert_eq!(indexes.wrong(state), [""; 0]);
     assert_eq!(state.history_bytes, model.history_bytes());
     assert_eq!(state.session_bytes, model.session_bytes());
     assert_eq!((state.revision, state.time_ms), (model.revision, model.now_ms));

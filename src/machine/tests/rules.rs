@@ -214,3 +214,49 @@ fn only_a_step_before_makes_the_new_lease() {
     machine.run(transact(vec![grant, put]));
     assert_eq!(machine.get(b"k").unwrap().lease, id);
 }
+
+#[test]
+fn whatever_is_missing_from_an_index_is_found() {
+    let mut machine = Machine::new();
+    machine.run(Command::Grant { id: 7, ttl_ms: 50 });
+    machine.run(put(b"lease", b"v", Life::Lease(7)));
+    machine.run(put(b"ttl", b"v", Life::Ttl(9)));
+    machine.ask(named(lock(b"l", 7, false), b"n", 1));
+    machine.run(lock(b"l", 0, true));
+    machine.run(delete(b"none"));
+    let pairs: Vec<(Tree, (Vec<u8>, Vec<u8>))> = TREES
+        .iter()
+        .flat_map(|tree| machine.tree(*tree).into_iter().map(|it| (*tree, it)))
+        .collect();
+    let wrong = |leave: usize, also: Option<(Tree, &[u8], &[u8])>| {
+        let mut indexes = Indexes::default();
+        for (at, (tree, (key, value))) in pairs.iter().enumerate() {
+            if at != leave {
+                indexes.pair(*tree, key, value);
+            }
+        }
+        if let Some((tree, key, value)) = also {
+            indexes.pair(tree, key, value);
+        }
+        indexes.wrong(machine.db.state())
+    };
+    let none = pairs.len();
+    assert_eq!(wrong(none, None), [""; 0]);
+    for (at, (tree, (key, value))) in pairs.iter().enumerate() {
+        let place = key.escape_ascii();
+        assert!(!wrong(at, None).is_empty(), "{tree:?} {place} is missing");
+        assert!(!wrong(none, Some((*tree, key, value))).is_empty(), "{tree:?} {place} is twice");
+    }
+    let told = |tree, key: &[u8]| wrong(none, Some((tree, key, b""))).join(", ");
+    let end = [&9_u64.to_be_bytes()[..], b"\0k"].concat();
+    let disagrees = |what| format!("the index of {what} disagrees with what it is made from");
+    assert_eq!(told(Tree::Ttl, &end), disagrees("when keys expire"));
+    let strange = "is nothing that the state machine writes";
+    for tree in TREES {
+        assert_eq!(told(tree, b"\x09"), format!("{tree:?} \"\\t\" {strange}"));
+    }
+    let hung = [b"K", &3_u64.to_be_bytes()[..], b"k"].concat();
+    let wanted =
+        [&disagrees("which keys hang on a lease"), "keys hang on lease 3, and there is none"];
+    assert_eq!(told(Tree::Meta, &hung), wanted.join(", "));
+}
