@@ -17,7 +17,7 @@ pub const ONCE_MAX: usize = 255;
 pub const LOCK_NAME_MAX: usize = 512;
 /// Largest text that says who holds a lock, in bytes.
 pub const OWNER_MAX: usize = 1024;
-/// Most keys that one command deletes: more would keep the node from its heartbeats.
+/// Most keys that one command deletes, and most steps that it has: more would keep the node from its heartbeats.
 pub const DELETE_MAX: u64 = 100_000;
 
 /// A command, under what it happens at all.
@@ -335,6 +335,25 @@ pub struct Tidy {
 }
 
 impl Command {
+    /// How many steps it has.
+    pub(super) fn steps(&self) -> u64 {
+        let steps = match self {
+            Self::Txn(txn) => txn.then.len().max(txn.otherwise.len()),
+            Self::Batch(writes) => writes.len(),
+            Self::KeepAlive { ids } => ids.len(),
+            Self::Put { .. }
+            | Self::Delete { .. }
+            | Self::DeleteRange { .. }
+            | Self::Touch { .. }
+            | Self::Grant { .. }
+            | Self::Revoke { .. }
+            | Self::Lock { .. }
+            | Self::Unlock { .. }
+            | Self::Tidy(_) => 1,
+        };
+        steps as u64
+    }
+
     /// Can it make the database larger? Only such commands are refused when it is full.
     #[must_use]
     pub fn grows(&self) -> bool {
@@ -496,7 +515,7 @@ pub enum Applied {
     },
     /// The same name was given to another request; nothing was changed.
     OtherRequest,
-    /// More keys than one command may delete; nothing was changed.
+    /// More keys than one command may delete, or more steps; nothing was changed.
     TooMany {
         /// At least so many.
         actual: u64,
@@ -521,7 +540,8 @@ pub struct Written {
     pub lease: u64,
     /// Milliseconds it stays; 0: endless, or as long as the lease.
     pub ttl_ms: u64,
-    /// What was there before, when it was asked for and there was something.
+    /// What was there before, when it was asked for and there was something, and a transaction
+    /// has room for it among its answers.
     pub prev: Option<OwnedRecord>,
 }
 

@@ -5,15 +5,15 @@ use super::history::Reason;
 use super::state::{State, place};
 use crate::store::{StoreError, Tree};
 
-/// Keys of an expired lease that one entry removes; the others go with the next entries.
-const EXPIRE_MAX: usize = 4096;
+/// Where the end of a lease would be, says that it has come and that its keys are going.
+pub(super) const ENDING: u64 = 0;
 
 /// How long a lease lasts, and when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Milliseconds without a sign of life.
     pub ttl_ms: u64,
-    /// When it ends, in milliseconds of the replicated clock.
+    /// When it ends, in milliseconds of the replicated clock; 0: it is over, and its keys go.
     pub expiry_ms: u64,
 }
 
@@ -47,7 +47,7 @@ pub(super) fn key_place(id: u64, key: &[u8]) -> Vec<u8> {
     place(&[b"K", &id.to_be_bytes(), key])
 }
 
-fn end_place(expiry_ms: u64, id: u64) -> Vec<u8> {
+pub(super) fn end_place(expiry_ms: u64, id: u64) -> Vec<u8> {
     place(&[&expiry_ms.to_be_bytes(), &[1], &id.to_be_bytes()])
 }
 
@@ -61,8 +61,14 @@ pub(super) fn damaged(what: &'static str) -> StoreError {
 }
 
 impl State<'_, '_> {
-    /// A lease, if it is there.
+    /// A lease, if it is there and not over. Of one that is over some keys are gone already, so
+    /// nobody keeps it alive, or hangs something on it.
     pub(super) fn lease(&mut self, id: u64) -> Result<Option<Lease>, StoreError> {
+        Ok(self.any_lease(id)?.filter(|lease| lease.expiry_ms != ENDING))
+    }
+
+    /// A lease, also one that is over and not gone.
+    pub(super) fn any_lease(&mut self, id: u64) -> Result<Option<Lease>, StoreError> {
         let Some(bytes) = self.txn.get(Tree::Meta, &lease_place(id))? else { return Ok(None) };
         Lease::decode(&bytes).map(Some).ok_or_else(|| damaged("lease"))
     }
@@ -78,7 +84,7 @@ impl State<'_, '_> {
     /// The command of that name.
     pub(super) fn grant_as(&mut self, id: u64, ttl_ms: u64) -> Result<Applied, StoreError> {
         let id = if id == 0 { self.revision } else { id };
-        if self.lease(id)?.is_some() {
+        if self.any_lease(id)?.is_some() {
             return Ok(Applied::LeaseExists { id });
         }
         self.grant(id, ttl_ms).map(Applied::Granted)
@@ -92,33 +98,32 @@ impl State<'_, '_> {
                 ttls_ms.push(None);
                 continue;
             };
-            let lease = Lease { expiry_ms: self.now_ms.saturating_add(old.ttl_ms), ..old };
-            self.unset(Tree::Ttl, &end_place(old.expiry_ms, *id), &[])?;
-            self.set(Tree::Ttl, &end_place(lease.expiry_ms, *id), &[], None)?;
-            self.set(Tree::Meta, &lease_place(*id), &lease.encode(), Some(&old.encode()))?;
-            ttls_ms.push(Some(lease.ttl_ms));
+            self.end_at(*id, old, self.now_ms.saturating_add(old.ttl_ms))?;
+            ttls_ms.push(Some(old.ttl_ms));
         }
         Ok(Applied::KeptAlive { ttls_ms })
     }
 
+    fn end_at(&mut self, id: u64, old: Lease, expiry_ms: u64) -> Result<(), StoreError> {
+        self.unset(Tree::Ttl, &end_place(old.expiry_ms, id), &[])?;
+        self.set(Tree::Ttl, &end_place(expiry_ms, id), &[], None)?;
+        let lease = Lease { expiry_ms, ..old };
+        self.set(Tree::Meta, &lease_place(id), &lease.encode(), Some(&old.encode()))
+    }
+
     /// The command of that name: everything goes at once.
     pub(super) fn revoke(&mut self, id: u64) -> Result<Applied, StoreError> {
-        if self.lease(id)?.is_none() {
+        if self.any_lease(id)?.is_none() {
             return Ok(Applied::NoLease { id });
         }
         let deleted = self.end_lease(id, usize::MAX)?.unwrap_or(0);
         Ok(Applied::Revoked { deleted, revision: self.store_revision() })
     }
 
-    /// Ends a lease whose time is over. A large one is ended by several entries.
-    pub(super) fn expire_lease(&mut self, id: u64) -> Result<bool, StoreError> {
-        Ok(self.end_lease(id, EXPIRE_MAX)?.is_some())
-    }
-
     /// Removes up to `most` keys of a lease, then the lease itself and its locks; `None`:
-    /// there are keys left.
+    /// there may be keys left, and the lease is only marked as [`ENDING`].
     pub(super) fn end_lease(&mut self, id: u64, most: usize) -> Result<Option<u64>, StoreError> {
-        let Some(lease) = self.lease(id)? else { return Ok(Some(0)) };
+        let Some(lease) = self.any_lease(id)? else { return Ok(Some(0)) };
         let prefix = keys_place(id);
         let keys = self.under(Tree::Meta, &prefix, most)?;
         let deleted = keys.len();
@@ -128,6 +133,7 @@ impl State<'_, '_> {
             self.erase(key, &stored, Reason::Lease)?;
         }
         if deleted >= most {
+            self.end_at(id, lease, ENDING)?;
             return Ok(None);
         }
         self.unset(Tree::Ttl, &end_place(lease.expiry_ms, id), &[])?;

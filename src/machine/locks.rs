@@ -62,7 +62,7 @@ pub(super) fn waiting_place(name: &[u8], ticket: u64) -> Vec<u8> {
     place(&[&queue_place(name), &ticket.to_be_bytes()])
 }
 
-fn owned_place(lease: u64, name: &[u8]) -> Vec<u8> {
+pub(super) fn owned_place(lease: u64, name: &[u8]) -> Vec<u8> {
     place(&[b"o", &lease.to_be_bytes(), name])
 }
 
@@ -103,6 +103,11 @@ impl State<'_, '_> {
             return Ok(Applied::Held { token: held.token });
         }
         let ticket = self.revision;
+        // A lease that is made here gets the revision as its id, and giving the lock back ends
+        // it: no lease that somebody gave the same id may be taken for it.
+        if (lease == 0 || lease == ticket) && self.any_lease(ticket)?.is_some() {
+            return Ok(Applied::LeaseExists { id: ticket });
+        }
         let lease = if lease == 0 { self.grant(ticket, ttl_ms)?.id } else { lease };
         let token = if held.is_some() { 0 } else { ticket };
         let claim = Claim { ticket, token, lease, owner: owner.to_owned() };

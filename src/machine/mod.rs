@@ -11,6 +11,7 @@
 
 #![expect(clippy::big_endian_bytes, reason = "in the keys of a tree, bytes are in its order")]
 
+mod agree;
 mod code;
 mod codec;
 mod command;
@@ -28,6 +29,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use agree::Indexes;
 pub use command::{
     Applied, CONTENT_TYPE_MAX, Command, Compare, Conditions, Content, DELETE_MAX, Fence, Granted,
     KEY_MAX, LOCK_NAME_MAX, Life, ONCE_MAX, OWNER_MAX, Once, Op, OpResult, Relation, Request, Span,
@@ -74,6 +76,10 @@ impl State<'_, '_> {
             && let Err(current) = self.fenced(fence)?
         {
             return Ok(Applied::Fenced { current });
+        }
+        let actual = request.command.steps();
+        if actual > DELETE_MAX {
+            return Ok(Applied::TooMany { actual });
         }
         match &request.command {
             Command::Put { key, value, content_type, life, conditions, prev } => {
@@ -172,7 +178,9 @@ impl State<'_, '_> {
     fn lease_missing(&mut self, life: Life) -> Result<Option<Applied>, StoreError> {
         match life {
             Life::Lease(id) if self.lease(id)?.is_none() => Ok(Some(Applied::NoLease { id })),
-            Life::Endless | Life::Ttl(_) | Life::Lease(_) | Life::NewLease => Ok(None),
+            // Only a step of a transaction makes one.
+            Life::NewLease => Ok(Some(Applied::NoLease { id: self.revision })),
+            Life::Endless | Life::Ttl(_) | Life::Lease(_) => Ok(None),
         }
     }
 }

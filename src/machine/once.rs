@@ -10,9 +10,10 @@
 
 use bytes::Bytes;
 
-use super::command::{Applied, Once};
+use super::command::{Applied, Once, OpResult};
 use super::leases::damaged;
 use super::state::{State, place};
+use crate::store::db::VALUE_MAX;
 use crate::store::{StoreError, Tree};
 
 const HEAD: usize = 32;
@@ -21,16 +22,43 @@ fn name_place(name: &[u8]) -> Vec<u8> {
     place(&[&[0], name])
 }
 
-fn order_place(revision: u64) -> Vec<u8> {
+pub(super) fn order_place(revision: u64) -> Vec<u8> {
     place(&[&[1], &revision.to_be_bytes()])
 }
 
-fn weight(name: &[u8], stored: &[u8]) -> u64 {
+/// What an outcome adds to the size of all of them, with its places.
+pub(super) fn weight(name: &[u8], stored: &[u8]) -> u64 {
     2 * name.len() as u64 + stored.len() as u64 + 64
+}
+
+/// The revision of the request that came to a stored outcome.
+pub(super) fn revision(stored: &[u8]) -> Option<u64> {
+    number(stored, 16)
 }
 
 fn number(stored: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*stored.get(at..)?.first_chunk()?))
+}
+
+/// An outcome that is too long to be kept, as it is told to whoever asks again: all numbers
+/// are there, of what was read or replaced there is nothing. The largest value alone makes
+/// a transaction's answer as long as one that a tree can hold.
+fn without_values(outcome: &Applied) -> Applied {
+    let mut outcome = outcome.clone();
+    if let Applied::Txn { results, .. } = &mut outcome {
+        for result in results {
+            match result {
+                OpResult::Put(written) => written.prev = None,
+                OpResult::Deleted { prev, .. } => prev.clear(),
+                OpResult::Got { items, more } => {
+                    *more |= !items.is_empty();
+                    items.clear();
+                }
+                OpResult::Granted(_) => {}
+            }
+        }
+    }
+    outcome
 }
 
 impl State<'_, '_> {
@@ -41,19 +69,23 @@ impl State<'_, '_> {
         if stored.first_chunk() != Some(&once.fingerprint.to_le_bytes()) {
             return Ok(Some(Applied::OtherRequest));
         }
-        let outcome = Bytes::from(stored).split_off(HEAD);
-        let first = Applied::decode(&outcome).ok_or_else(|| damaged("outcome"))?;
+        let outcome = stored.get(HEAD..).map(Bytes::copy_from_slice);
+        let first = outcome.and_then(|bytes| Applied::decode(&bytes));
+        let first = first.ok_or_else(|| damaged("outcome"))?;
         Ok(Some(Applied::Replayed(Box::new(first))))
     }
 
     /// Remembers what became of a request.
     pub(super) fn remember(&mut self, once: &Once, outcome: &Applied) -> Result<(), StoreError> {
-        let outcome = outcome.encode();
+        let mut bytes = outcome.encode();
+        if HEAD + bytes.len() > VALUE_MAX {
+            bytes = without_values(outcome).encode();
+        }
         let stored = place(&[
             &once.fingerprint.to_le_bytes(),
             &self.revision.to_le_bytes(),
             &self.now_ms.to_le_bytes(),
-            &outcome,
+            &bytes,
         ]);
         self.set(Tree::Session, &name_place(&once.key), &stored, None)?;
         self.set(Tree::Session, &order_place(self.revision), &once.key, None)?;

@@ -14,7 +14,10 @@ use super::state::State;
 use crate::store::{Snapshot, StoreError, Tree};
 
 /// What one entry removes of each kind.
-const BUDGET: usize = 1024;
+pub(super) const BUDGET: usize = if cfg!(test) { 16 } else { 1024 };
+/// Keys that one entry removes because they or their leases are over; the others go with the
+/// next entries.
+pub(super) const EXPIRE_MAX: usize = if cfg!(test) { 4 } else { 4096 };
 
 impl State<'_, '_> {
     /// The command of that name.
@@ -30,16 +33,25 @@ impl State<'_, '_> {
         let end = self.now_ms.saturating_add(1).to_be_bytes();
         let bounds = (Bound::Unbounded, Bound::Excluded(&end[..]));
         let due = self.txn.collect(Tree::Ttl, bounds, BUDGET)?;
-        let mut more = due.len() == BUDGET;
+        let more = due.len() == BUDGET;
+        let mut room = EXPIRE_MAX as u64;
         for (at, _) in due {
+            if room == 0 {
+                return Ok(true);
+            }
             match at.get(8..) {
                 Some([0, key @ ..]) => {
                     let stored = self.stored(key)?.ok_or_else(|| damaged("expiry"))?;
                     self.erase(key, &stored, Reason::Ttl)?;
+                    room -= 1;
                 }
                 Some([1, id @ ..]) => {
                     let id = <[u8; 8]>::try_from(id).map_err(|_| damaged("expiry"))?;
-                    more |= !self.expire_lease(u64::from_be_bytes(id))?;
+                    let most = usize::try_from(room).unwrap_or(usize::MAX);
+                    let Some(deleted) = self.end_lease(u64::from_be_bytes(id), most)? else {
+                        return Ok(true);
+                    };
+                    room -= deleted;
                 }
                 Some(_) | None => return Err(damaged("expiry")),
             }
@@ -67,7 +79,8 @@ impl State<'_, '_> {
             state.compact_revision = state.compact_revision.max(revision);
             state.history_bytes = state.history_bytes.saturating_sub(history::weight(&value));
         }
-        Ok(true)
+        let left = self.txn.entries(Tree::History);
+        Ok(is_over(left, self.txn.state().history_bytes, events, bytes))
     }
 }
 

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::command::{
-    Applied, Compare, DELETE_MAX, Life, Op, OpResult, Relation, Span, Subject, Txn,
+    Applied, Compare, Content, DELETE_MAX, Life, Op, OpResult, Relation, Span, Subject, Txn,
 };
 use super::history::Reason;
 use super::record::{OwnedRecord, Record};
@@ -107,7 +107,7 @@ struct Answers {
 
 impl Answers {
     fn fits(&mut self, key: &[u8], record: &Record<'_>) -> bool {
-        let weight = key.len() + record.value.len() + 64;
+        let weight = key.len() + record.content_type.len() + record.value.len() + 64;
         // The first one always does.
         let fits = self.room == ANSWER_MAX || weight <= self.room;
         self.room = self.room.saturating_sub(weight);
@@ -138,9 +138,10 @@ impl State<'_, '_> {
 
     /// Why these steps cannot happen, if so.
     fn refuse(&mut self, ops: &[Op]) -> Result<Option<Applied>, StoreError> {
-        let mut deleted = 0;
+        let (mut deleted, mut granted) = (0, false);
         for op in ops {
             match op {
+                Op::Put { content: Content { life: Life::NewLease, .. }, .. } if granted => {}
                 Op::Put { content, .. } => {
                     if let Some(refused) = self.lease_missing(content.life)? {
                         return Ok(Some(refused));
@@ -154,9 +155,10 @@ impl State<'_, '_> {
                 }
                 Op::Grant { .. } => {
                     // Its id is the revision, and somebody may have chosen the same one.
-                    if self.lease(self.revision)?.is_some() {
+                    if granted || self.any_lease(self.revision)?.is_some() {
                         return Ok(Some(Applied::LeaseExists { id: self.revision }));
                     }
+                    granted = true;
                 }
                 Op::Get { .. } => {}
             }
@@ -168,7 +170,9 @@ impl State<'_, '_> {
         match op {
             Op::Put { key, content, prev } => {
                 let stored = self.stored(key)?;
-                self.write(key, content, stored.as_deref(), *prev).map(OpResult::Put)
+                let old = stored.as_deref().map(|bytes| decode(key, bytes)).transpose()?;
+                let prev = *prev && old.is_some_and(|old| answers.fits(key, &old));
+                self.write(key, content, stored.as_deref(), prev).map(OpResult::Put)
             }
             Op::Delete { span, prev } => {
                 let mut before = Vec::new();

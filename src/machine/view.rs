@@ -57,18 +57,6 @@ impl Range {
         Self { start: owned(start), end: owned(end), reverse: false }
     }
 
-    /// Is there no key that could be in it?
-    fn is_empty(&self) -> bool {
-        match (&self.start, &self.end) {
-            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-            (Bound::Included(start), Bound::Included(end)) => start > end,
-            (
-                Bound::Included(start) | Bound::Excluded(start),
-                Bound::Included(end) | Bound::Excluded(end),
-            ) => start >= end,
-        }
-    }
-
     fn contains(&self, key: &[u8]) -> bool {
         let after = match &self.start {
             Bound::Included(start) => key >= &start[..],

@@ -4,6 +4,8 @@
 //! Left out: words for people, which are the command line's.
 
 mod json;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -363,6 +365,7 @@ struct Digesting<'a> {
     findings: &'a mut Findings,
     progress: &'a mut dyn FnMut(u64),
     digest: u128,
+    indexes: machine::Indexes,
     /// Keys whose value is not one of ours.
     strange: Option<Bytes>,
 }
@@ -370,6 +373,7 @@ struct Digesting<'a> {
 impl Seen for Digesting<'_> {
     fn pair(&mut self, tree: Tree, key: &[u8], value: &[u8]) -> bool {
         self.digest = self.digest.wrapping_add(machine::digest(tree, key, value));
+        self.indexes.pair(tree, key, value);
         if tree == Tree::Kv && self.strange.is_none() && Record::decode(value).is_none() {
             self.strange = Some(Bytes::copy_from_slice(key));
         }
@@ -388,9 +392,10 @@ impl Seen for Digesting<'_> {
 
 fn check_db(file: &DbLook, findings: &mut Findings, progress: &mut dyn FnMut(u64)) -> DbChecked {
     let walk = |which: Which, findings: &mut Findings, progress: &mut dyn FnMut(u64)| {
-        let mut seen = Digesting { findings, progress, digest: 0, strange: None };
+        let indexes = machine::Indexes::default();
+        let mut seen = Digesting { findings, progress, digest: 0, indexes, strange: None };
         let about = file.walk(which, &mut seen)?;
-        let (digest, strange) = (seen.digest, seen.strange);
+        let Digesting { digest, indexes, strange, .. } = seen;
         let mut wrong = |what, why| {
             let harm = if which == Which::Newest { Harm::Keys } else { Harm::Spare };
             let file = file.name().to_owned();
@@ -398,6 +403,10 @@ fn check_db(file: &DbLook, findings: &mut Findings, progress: &mut dyn FnMut(u64
         };
         if let Some(key) = strange {
             wrong("record", format!("the value of key \"{}\" is not a record", key.escape_ascii()));
+        } else if about.whole {
+            for why in indexes.wrong(&about.state) {
+                wrong("index", why);
+            }
         }
         if about.whole && digest != about.state.digest {
             let wanted = about.state.digest;
