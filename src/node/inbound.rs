@@ -34,6 +34,7 @@ impl From<IncomingError> for PeerError {
     fn from(error: IncomingError) -> Self {
         match error {
             IncomingError::Wire(error) => error.into(),
+            IncomingError::Malformed(why) => Self::Malformed(why),
             IncomingError::Damaged(why) => Self::Damaged(why),
             IncomingError::Store(error) => Self::Unavailable(error.to_string()),
         }

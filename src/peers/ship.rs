@@ -164,7 +164,10 @@ pub enum IncomingError {
     /// Meant for another cluster or node, or not a snapshot.
     #[error(transparent)]
     Wire(#[from] wire::WireError),
-    /// Damaged, or ended early.
+    /// Not what a node sends: out of shape, or ended early.
+    #[error("not a whole snapshot: {0}")]
+    Malformed(String),
+    /// In shape, with contents that are not what was written: the sender's file is damaged.
     #[error("the snapshot is damaged: {0}")]
     Damaged(String),
     /// This node's disk failed: fatal.
@@ -210,7 +213,7 @@ impl Incoming {
     pub fn kept(us: Address, head: &[u8], kept: Option<&Self>) -> Result<u64, IncomingError> {
         let mut buffer = BytesMut::from(head);
         let asked = split_head(us, &mut buffer)?.filter(|_| buffer.is_empty());
-        let asked = asked.ok_or_else(|| IncomingError::Damaged("not a header alone".into()))?;
+        let asked = asked.ok_or_else(|| IncomingError::Malformed("not a header alone".into()))?;
         let ours = kept.filter(|kept| kept.head.as_ref() == Some(&asked));
         Ok(ours.and_then(|kept| kept.receiver.as_ref()).map_or(0, Receiver::next))
     }
@@ -227,7 +230,7 @@ impl Incoming {
         while let Some(len) = self.buffer.first_chunk::<4>() {
             let len = usize::try_from(u32::from_le_bytes(*len)).unwrap_or(usize::MAX);
             if len > CHUNK_MAX {
-                return Err(IncomingError::Damaged("a chunk beyond the limit".into()));
+                return Err(IncomingError::Malformed("a chunk beyond the limit".into()));
             }
             if self.buffer.len() < 4 + len {
                 break;
@@ -242,7 +245,7 @@ impl Incoming {
     fn take_head(&mut self) -> Result<bool, IncomingError> {
         let Some(head) = split_head(self.us, &mut self.buffer)? else { return Ok(false) };
         if self.head.as_ref().is_some_and(|before| *before != head) {
-            return Err(IncomingError::Damaged("it goes on with another snapshot".into()));
+            return Err(IncomingError::Malformed("it goes on with another snapshot".into()));
         }
         self.head = Some(head);
         self.resumed = false;
@@ -269,10 +272,10 @@ impl Incoming {
     /// See [`IncomingError`].
     pub fn finish(self) -> Result<(NodeId, Term, SnapshotMeta, DbState, PathBuf), IncomingError> {
         let (Some((from, term, meta)), Some(receiver)) = (self.head, self.receiver) else {
-            return Err(IncomingError::Damaged("it ended before its first chunk".into()));
+            return Err(IncomingError::Malformed("it ended before its first chunk".into()));
         };
         if !self.buffer.is_empty() {
-            return Err(IncomingError::Damaged("it ended inside a chunk".into()));
+            return Err(IncomingError::Malformed("it ended inside a chunk".into()));
         }
         let state = receiver.finish().map_err(damaged)?;
         if state.applied != meta.last {
@@ -292,14 +295,14 @@ fn split_head(
     let Some(len) = ahead.first_chunk::<4>() else { return Ok(None) };
     let len = usize::try_from(u32::from_le_bytes(*len)).unwrap_or(usize::MAX);
     if len > META_MAX {
-        return Err(IncomingError::Damaged("a description beyond the limit".into()));
+        return Err(IncomingError::Malformed("a description beyond the limit".into()));
     }
     ahead.advance(4);
     let Some(meta) = ahead.get(..len) else { return Ok(None) };
     let meta = wire::decode_snapshot_meta(meta)?;
     ahead.advance(len);
     let wire::Content::Protocol(envelope) = packet.content else {
-        return Err(IncomingError::Damaged("it begins with another message".into()));
+        return Err(IncomingError::Malformed("it begins with another message".into()));
     };
     *buffer = ahead;
     Ok(Some((envelope.from, envelope.term, meta)))
@@ -407,7 +410,7 @@ mod tests {
         assert!(Incoming::kept(them(), &all, Some(&one)).is_err(), "more than a header");
         let mut again = one.resume();
         let other = again.push(&stream(&pinned, 4, 1));
-        assert!(matches!(other, Err(IncomingError::Damaged(_))), "{other:?}");
+        assert!(matches!(other, Err(IncomingError::Malformed(_))), "{other:?}");
         let mut fresh = incoming();
         let gap = fresh.push(&stream(&pinned, 3, 1));
         assert!(matches!(gap, Err(IncomingError::Damaged(_))), "{gap:?}");
