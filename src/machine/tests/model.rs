@@ -306,13 +306,13 @@ impl Model {
         }
         // No new version: every state that has this one has it so.
         let record = record.clone();
-        let mod_revision = record.mod_revision;
+        let (mod_revision, lease) = (record.mod_revision, record.lease);
         for state in self.states.values_mut() {
             if let Some(same) = state.get_mut(key).filter(|it| it.mod_revision == mod_revision) {
                 *same = record.clone();
             }
         }
-        Applied::Touched { mod_revision, ttl_ms }
+        Applied::Touched { mod_revision, lease, ttl_ms }
     }
 
     fn grant(&mut self, id: u64, ttl_ms: u64) -> Granted {

@@ -346,7 +346,7 @@ fn check_past(draw: &mut Draw<'_>, view: &View) {
     wanted.reverse();
     let more = wanted.len() > most;
     wanted.truncate(most);
-    assert_eq!(view.history(&key, before, most).unwrap(), (wanted, more));
+    assert_eq!(view.history(&key, before, most, usize::MAX).unwrap(), (wanted, more));
 }
 
 fn check_leases_and_locks(draw: &mut Draw<'_>, view: &View) {

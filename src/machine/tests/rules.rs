@@ -406,7 +406,7 @@ fn a_key_has_a_time_or_a_lease_and_the_last_word_counts() {
     machine.time_ms += 1;
     machine.run(expire());
     assert_eq!(machine.get(b"k"), None);
-    let last = machine.view().history(b"k", u64::MAX, 1).unwrap().0;
+    let last = machine.view().history(b"k", u64::MAX, 1, usize::MAX).unwrap().0;
     assert_eq!(last[0].reason, Reason::Ttl);
 }
 

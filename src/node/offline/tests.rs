@@ -18,7 +18,7 @@ fn store(dir: &Path, also: &[(Tree, &[u8])]) -> PathBuf {
         shrink: Shrink::default(),
     };
     let identity = Identity { cluster: 7, node: NodeId(1), incarnation: 1 };
-    let mut db = Db::open(Arc::new(LinuxDisk), options, identity).unwrap();
+    let mut db = Db::open(Arc::new(LinuxDisk::new(None)), options, identity).unwrap();
     let put = Command::Put {
         key: Bytes::from_static(b"k"),
         value: Bytes::from_static(b"v"),
