@@ -210,7 +210,8 @@ mod tests {
             let (_db, snapshot) = stored(&value);
             let alone = Arc::strong_count(&snapshot);
             let view = View::new(snapshot.clone());
-            let body = body(&view, KEY, &record(&value), 0..value.len()).expect("intact");
+            let kept = view.get(KEY).expect("intact").expect("there");
+            let body = body(&view, KEY, &kept, 0..value.len()).expect("intact");
             drop(view);
             assert_eq!(Arc::strong_count(&snapshot), alone + holds, "{len} bytes");
             assert_eq!(body.size_hint().exact(), Some(len as u64));
