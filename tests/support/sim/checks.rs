@@ -79,6 +79,11 @@ impl Sim {
             Message::Accepted { matched, .. } => {
                 let it = &mut self.nodes[node];
                 let core = it.core.as_ref().expect("it speaks");
+                // It was true when it was made; since then, in the same turn, another leader
+                // may have cut the log.
+                if term < core.raft().term() {
+                    return false;
+                }
                 let chain = core.log().chain_at(matched);
                 // What the protocol saw applied is committed, and hangs on no acknowledgement
                 // any more: a node that makes its state anew may find damage there.
