@@ -53,6 +53,8 @@ fn every_operation_is_routed() {
     let server = Server::start(Config::default());
     for (path, method, _) in operations(&description()) {
         let path = path.replace("{key}", "color");
+        // A stream would never end; the refusal of a parameter shows as well that it is routed.
+        let path = if path == "/v1/watch" { format!("{path}?since=never") } else { path };
         let mut connection = server.connect();
         let method = method.to_uppercase();
         let length =
