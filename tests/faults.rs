@@ -258,7 +258,7 @@ impl Alone {
                 events.push(Event::Compacted(job.run(&Unpaced)?));
             }
             if let Some(job) = work.checkpoint {
-                events.push(Event::Checkpointed(job.run()?));
+                events.push(Event::Checkpointed(Box::new(job.run()?)));
             }
             if let Some(job) = work.sync {
                 events.push(Event::Synced(job.run()?));

@@ -213,7 +213,11 @@ impl Client {
                         problem.outcome = Outcome::Unknown;
                         Error::Refused(problem)
                     }
-                    other => other,
+                    other @ (Error::Unreachable(_)
+                    | Error::Broken(_)
+                    | Error::Refused(_)
+                    | Error::Unexpected(_)
+                    | Error::Invalid(_)) => other,
                 });
             }
             self.inner.next.fetch_add(1, Ordering::Relaxed);

@@ -70,10 +70,8 @@ pub(super) async fn set(State(edge): State<Edge>, request: Request) -> Result<Re
         conditions: Conditions::default(),
         prev: false,
     };
-    match edge.handle.propose(command, limits.request_timeout).await? {
-        Applied::Put(_) => Ok(text(value)),
-        other => Err(ApiError::of(other)),
-    }
+    let applied = edge.handle.propose(command, limits.request_timeout).await?;
+    if matches!(applied, Applied::Put(_)) { Ok(text(value)) } else { Err(ApiError::of(applied)) }
 }
 
 /// Read a key, the old way

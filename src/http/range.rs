@@ -83,9 +83,9 @@ mod tests {
         if let Some(tag) = if_range {
             headers.insert(header::IF_RANGE, tag.parse().unwrap());
         }
-        wanted(&headers, 7, size).map_err(|error| match error {
-            ApiError::NotSatisfiable { size } => size,
-            other => panic!("{other:?}"),
+        wanted(&headers, 7, size).map_err(|error| {
+            let ApiError::NotSatisfiable { size } = error else { panic!("{error:?}") };
+            size
         })
     }
 

@@ -91,8 +91,11 @@ pub(super) fn index_place(key: &[u8], revision: u64, nth: u32) -> Vec<u8> {
     place(&[&of_key(key), &revision.to_be_bytes(), &nth.to_be_bytes()])
 }
 
-/// The revision and the place in it, at the end of either kind of place.
-pub(super) fn position(place: &[u8]) -> Option<(u64, u32)> {
+/// A revision and the place of an event in it.
+type At = (u64, u32);
+
+/// What is at the end of either kind of place.
+pub(super) fn position(place: &[u8]) -> Option<At> {
     let (rest, nth) = place.split_last_chunk::<4>()?;
     let (_, revision) = rest.split_last_chunk::<8>()?;
     Some((u64::from_be_bytes(*revision), u32::from_be_bytes(*nth)))
@@ -164,11 +167,7 @@ impl<'a> History<'a> {
     }
 
     /// The first event of a key from a place on, if there is one.
-    fn next_of(
-        &self,
-        key: &[u8],
-        from: (u64, u32),
-    ) -> Result<Option<((u64, u32), Event<'a>)>, StoreError> {
+    fn next_of(&self, key: &[u8], from: At) -> Result<Option<(At, Event<'a>)>, StoreError> {
         let start = index_place(key, from.0, from.1);
         let end = crate::store::scan::prefix_end(&of_key(key));
         let end = end.as_ref().map(Vec::as_slice);
@@ -194,7 +193,7 @@ impl<'a> History<'a> {
         }
     }
 
-    fn change(&self, at: (u64, u32), event: &Event<'a>) -> Result<Change, StoreError> {
+    fn change(&self, at: At, event: &Event<'a>) -> Result<Change, StoreError> {
         let record = match event.kind {
             Kind::Delete => None,
             Kind::Put => {

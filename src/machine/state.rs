@@ -25,7 +25,7 @@ use super::history::{self, Reason};
 use super::leases;
 use super::record::Record;
 use super::{decode, digest};
-use crate::store::{StoreError, Tree, Txn};
+use crate::store::{Pairs, StoreError, Tree, Txn};
 
 /// The state while one entry is applied.
 pub(super) struct State<'t, 'd> {
@@ -95,7 +95,7 @@ impl<'t, 'd> State<'t, 'd> {
         tree: Tree,
         prefix: &[u8],
         most: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Pairs, StoreError> {
         self.txn.collect(tree, borrowed(&below(prefix)), most)
     }
 

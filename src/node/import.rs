@@ -235,7 +235,7 @@ impl Importer {
                 self.core.handle(Event::Synced(job.run()?), &mut self.work)?;
             }
             if let Some(job) = checkpoint {
-                self.core.handle(Event::Checkpointed(job.run()?), &mut self.work)?;
+                self.core.handle(Event::Checkpointed(Box::new(job.run()?)), &mut self.work)?;
             }
             if idle && !self.work.again {
                 return Ok(());

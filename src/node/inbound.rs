@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::BodyDataStream;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_core::Stream;
-use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
 
 use super::departed::Watched;
 use super::handle::{Handle, Mail, PeerError};
@@ -212,6 +213,13 @@ pub(super) struct Landing {
     pub(super) path: PathBuf,
     /// What arrived before its connection broke.
     pub(super) kept: Option<Incoming>,
+}
+
+impl Landing {
+    /// For one snapshot at a time, in this file.
+    pub(super) fn at(path: PathBuf) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { path, kept: None }))
+    }
 }
 
 fn stopped() -> PeerError {

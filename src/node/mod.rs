@@ -118,7 +118,6 @@ impl Node {
         let core = Core::new(parts, core_options(config));
         let (status_sender, status) = watch::channel(Arc::default());
         let (applied_sender, applied) = watch::channel(core.applied().0);
-        let (stopping, _) = watch::channel(false);
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
         let pace = Arc::new(pace::DiskPace::new());
         let (scrubs, orders) = std::sync::mpsc::channel();
@@ -133,6 +132,7 @@ impl Node {
         };
         let recent = config.watch.recent;
         let changes = Changes::new(core.published(), applied.clone(), &metrics.watch, recent);
+        runtime.spawn(Arc::clone(&changes).follow());
         let handle = Handle {
             shared: Arc::new(Shared {
                 us,
@@ -144,18 +144,14 @@ impl Node {
                 draining: watch::Sender::new(false),
                 quota: config.storage.quota,
                 disk,
-                incoming: Arc::new(tokio::sync::Mutex::new(inbound::Landing {
-                    path: unfinished(&config.storage.db),
-                    kept: None,
-                })),
+                incoming: inbound::Landing::at(unfinished(&config.storage.db)),
                 map_max: config.storage.map_max,
-                stopping,
+                stopping: watch::Sender::new(false),
                 scrubs: scrubs.clone(),
                 scrubbing: Arc::clone(&scrubber.busy),
-                changes: Arc::clone(&changes),
+                changes,
             }),
         };
-        runtime.spawn(changes.follow());
         spawn_ticker(&runtime, outbox.clone(), config.raft.tick);
         watch_residents(&runtime, metrics, config, handle.shared.stopping.subscribe());
         let shell = run::Shell {

@@ -133,7 +133,8 @@ pub(super) fn start(
         for job in checkpoint_queue {
             let start = clock.now().mono_us;
             let done = match job.run_paced(&*pace) {
-                Ok(done) => done.map_or(Event::CheckpointGivenUp, Event::Checkpointed),
+                Ok(done) => done
+                    .map_or(Event::CheckpointGivenUp, |done| Event::Checkpointed(Box::new(done))),
                 // What it reads was read before, and may be had from others.
                 Err(error @ StoreError::Corrupt { .. }) => Event::CheckpointFailed(error),
                 Err(error) => return Err(error),

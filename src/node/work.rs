@@ -35,7 +35,7 @@ pub enum Event<W> {
     /// A [`SyncJob`] is done.
     Synced(Synced),
     /// A [`CheckpointJob`] is done.
-    Checkpointed(CheckpointDone),
+    Checkpointed(Box<CheckpointDone>),
     /// A [`CheckpointJob`] found no room on the disk until the node had to stop.
     CheckpointGivenUp,
     /// A [`SpareJob`] is done.

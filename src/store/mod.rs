@@ -53,7 +53,7 @@ pub use scan::Scan;
 pub use scrub::{Finding, Scrub, ScrubProgress};
 pub use snapshot::{PinnedCheckpoint, Receiver};
 pub use spare::{SpareDone, SpareJob};
-pub use txn::Txn;
+pub use txn::{Pairs, Txn};
 
 use crate::raft::types::NodeId;
 

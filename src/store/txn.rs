@@ -22,6 +22,9 @@ pub struct Txn<'a> {
     whole: bool,
 }
 
+/// Copies of keys with their values.
+pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 impl<'a> Txn<'a> {
     pub(super) fn new(db: &'a mut Db) -> Self {
         let (roots, state) = (db.current.roots, db.current.state.clone());
@@ -76,7 +79,7 @@ impl Txn<'_> {
         tree: Tree,
         bounds: (Bound<&[u8]>, Bound<&[u8]>),
         most: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Pairs, StoreError> {
         self.change(tree, |work, root| {
             let mut walk = Walk::new(work, *root, bounds, false);
             let mut found = Vec::new();

@@ -585,7 +585,7 @@ impl Sim {
                 }
                 self.report.checkpoints += 1;
                 match job.run() {
-                    Ok(done) => self.event(node, Event::Checkpointed(done)),
+                    Ok(done) => self.event(node, Event::Checkpointed(Box::new(done))),
                     Err(error) => self.failed(node, &error),
                 }
             }

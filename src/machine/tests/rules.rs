@@ -105,10 +105,8 @@ fn transact(then: Vec<Op>) -> Command {
 }
 
 fn results(outcome: Applied) -> Vec<OpResult> {
-    match outcome {
-        Applied::Txn { results, .. } => results,
-        other => panic!("no transaction: {other:?}"),
-    }
+    let Applied::Txn { results, .. } = outcome else { panic!("no transaction: {outcome:?}") };
+    results
 }
 
 fn named(command: Command, name: &'static [u8], fingerprint: u128) -> Request {
@@ -127,9 +125,9 @@ fn a_transaction_answers_with_so_many_bytes() {
     let txn = Txn { then: vec![get(Span::prefix(b"")), get(Span::key(b"a"))], ..Txn::default() };
     let read = read(&machine.view(), &txn).unwrap();
     let found = results(read.clone());
-    let seen = |result: &OpResult| match result {
-        OpResult::Got { items, more } => (items.len(), *more),
-        other => panic!("no read: {other:?}"),
+    let seen = |result: &OpResult| {
+        let OpResult::Got { items, more } = result else { panic!("no read: {result:?}") };
+        (items.len(), *more)
     };
     assert_eq!(found.iter().map(seen).collect::<Vec<_>>(), [(2, true), (0, true)]);
     assert_eq!(machine.run(Command::Txn(txn)), read, "the same as an entry");
@@ -144,7 +142,7 @@ fn a_transaction_answers_with_so_many_bytes() {
     let prev = |result: &OpResult| match result {
         OpResult::Put(written) => written.prev.is_some(),
         OpResult::Deleted { prev, .. } => !prev.is_empty(),
-        other => panic!("no write: {other:?}"),
+        OpResult::Got { .. } | OpResult::Granted(_) => panic!("no write: {result:?}"),
     };
     assert_eq!(told.iter().map(prev).collect::<Vec<_>>(), [true, true, false, false]);
     // Content types count: without values they are most of it.
@@ -224,10 +222,9 @@ fn whatever_is_missing_from_an_index_is_found() {
     machine.ask(named(lock(b"l", 7, false), b"n", 1));
     machine.run(lock(b"l", 0, true));
     machine.run(delete(b"none"));
-    let pairs: Vec<(Tree, (Vec<u8>, Vec<u8>))> = TREES
-        .iter()
-        .flat_map(|tree| machine.tree(*tree).into_iter().map(|it| (*tree, it)))
-        .collect();
+    let of =
+        |tree: &Tree| machine.tree(*tree).into_iter().map(|it| (*tree, it)).collect::<Vec<_>>();
+    let pairs: Vec<_> = TREES.iter().flat_map(of).collect();
     let wrong = |leave: usize, also: Option<(Tree, &[u8], &[u8])>| {
         let mut indexes = Indexes::default();
         for (at, (tree, (key, value))) in pairs.iter().enumerate() {
@@ -268,10 +265,9 @@ fn fenced(command: Command, token: u64) -> Request {
 
 /// Takes a lock and says with which token, if at once.
 fn taken(machine: &mut Machine, command: Command) -> (u64, Option<u64>) {
-    match machine.run(command) {
-        Applied::Locked { ticket, token, .. } => (ticket, token),
-        other => panic!("no lock: {other:?}"),
-    }
+    let outcome = machine.run(command);
+    let Applied::Locked { ticket, token, .. } = outcome else { panic!("no lock: {outcome:?}") };
+    (ticket, token)
 }
 
 #[test]

@@ -271,7 +271,7 @@ impl<W> Core<W> {
             }
             Event::Checkpointed(done) => {
                 self.checkpointing = false;
-                let pages = self.db.finish_checkpoint(done)?;
+                let pages = self.db.finish_checkpoint(*done)?;
                 work.garbage.push(Garbage::Pages(pages));
                 self.compact(work)
             }

@@ -218,14 +218,17 @@ impl CommandOut {
             Command::Batch(_) => ("batch", None, None),
             Command::Tidy(_) => ("tidy", None, None),
         };
-        let writes = match command {
-            Command::Txn(txn) => Some(txn.then.len().max(txn.otherwise.len())),
-            Command::Batch(writes) => Some(writes.len()),
-            _ => None,
+        let writes = if let Command::Txn(txn) = command {
+            Some(txn.then.len().max(txn.otherwise.len()))
+        } else if let Command::Batch(writes) = command {
+            Some(writes.len())
+        } else {
+            None
         };
-        let (value, content_type) = match command {
-            Command::Put { value, content_type, .. } => (Some(value), Some(content_type.clone())),
-            _ => (None, None),
+        let (value, content_type) = if let Command::Put { value, content_type, .. } = command {
+            (Some(value), Some(content_type.clone()))
+        } else {
+            (None, None)
         };
         let (key, key_b64) = key.map_or((None, None), |key| shown_key(key));
         let (value, encoding) = value.filter(|_| values).map(|value| shown(value)).unzip();

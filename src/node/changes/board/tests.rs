@@ -44,7 +44,9 @@ impl Listener {
                     seen.extend(revisions.iter().map(|revision| revision.revision));
                 }
                 Taken::Nothing => return seen,
-                other => panic!("{other:?} at {}", self.position),
+                taken @ (Taken::Behind | Taken::Ended) => {
+                    panic!("{taken:?} at {}", self.position)
+                }
             }
         }
     }
