@@ -696,7 +696,7 @@ fn a_slow_reader_gets_the_value_it_asked_for_and_gives_its_pages_back() {
     const LEN: usize = 8 << 20;
     const OVERWRITES: u8 = 20;
     let _turn = turn();
-    let tuning = "[limits]\nvalue = \"8MiB\"\n[storage]\ncheckpoint_interval = \"200ms\"\n";
+    let tuning = "[limits]\nvalue = \"8MiB\"\n[storage]\ncheckpoint_interval = \"200ms\"\nhistory_bytes = \"1MiB\"\n";
     let cluster = Cluster::start(1, tuning);
     let node = &cluster.nodes[0];
     let mut client = node.client().with_timeout(support::process::PATIENCE);

@@ -92,6 +92,8 @@ fn no_seed_loses_an_acknowledged_write() {
     assert!(joint > seeds / 20 && changes_refused > seeds, "in two steps, and not always");
     assert!(wipes > seeds / 10 && total.retired > 0, "members lost their disks, and left");
     assert!(transfers > seeds, "leaders handed over");
+    assert!(total.retries > seeds && total.replays > 0, "writes were asked for again");
+    assert!(total.leases > seeds / 4, "leases were granted");
     assert!(rotten > seeds / 8, "disks were damaged");
     assert!(repaired + rebuilt + amnesias > seeds / 10, "and what was damaged was had again");
 }

@@ -33,7 +33,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use mmapd::machine::{Applied, Command, Conditions, Life, Tags, Tidy, Written};
+use mmapd::machine::{
+    Applied, Command, Conditions, Content, Life, Once, Op, Request, Span, Tags, Tidy, Txn, Written,
+};
 use mmapd::node::{
     Answer, Arrived, CompactionJob, Core, CoreOptions, Event, NotCompacted, Now, OpenOptions,
     Outgoing, Shipment, Work, open,
@@ -56,6 +58,8 @@ use super::history::{Action, Expect, History, OpId, Outcome};
 const TICK_US: u64 = 25_000;
 /// How long a client waits before it gives up on an operation.
 const PATIENCE_US: u64 = 1_500_000;
+/// How often a client asks for a write that it gave a name.
+const TRIES: u64 = 5;
 /// Keys that clients fight over.
 const KEYS: u64 = 4;
 
@@ -112,6 +116,9 @@ pub(crate) struct Plan {
     pub(crate) transfers: bool,
     /// Clocks run at different speeds, are wrong by days, and jump.
     pub(crate) skewed: bool,
+    /// Clients name their writes and ask again; others use times to live, leases, locks and
+    /// transactions.
+    pub(crate) named: bool,
 }
 
 /// Which promise of a disk is empty.
@@ -160,6 +167,7 @@ impl Plan {
             transfers: rng.below(2) == 0,
             // A lease trusts clocks as far as the settings say.
             skewed: rng.below(3) > 0 && !seed.is_multiple_of(3),
+            named: rng.below(2) == 0,
         }
     }
 }
@@ -208,6 +216,11 @@ pub(crate) struct Report {
     pub(crate) wipes: u64,
     pub(crate) retired: u64,
     pub(crate) transfers: u64,
+    /// Writes that were asked for again, and those of them that had happened already.
+    pub(crate) retries: u64,
+    pub(crate) replays: u64,
+    /// Leases that were granted.
+    pub(crate) leases: u64,
     pub(crate) trace: u64,
 }
 
@@ -240,6 +253,9 @@ impl Report {
         self.wipes += other.wipes;
         self.retired += other.retired;
         self.transfers += other.transfers;
+        self.retries += other.retries;
+        self.replays += other.replays;
+        self.leases += other.leases;
     }
 }
 
@@ -248,6 +264,8 @@ impl Report {
 enum Wait {
     /// A client's attempt.
     Client { client: usize, attempt: u64 },
+    /// A write beside the history.
+    Aside,
     /// The write after everything was healed.
     Fresh,
     /// A sender of a snapshot.
@@ -269,6 +287,7 @@ enum Happening {
     SnapshotSent { node: usize, life: u64, to: NodeId, installed: Option<LogId> },
     Client { client: usize },
     Patience { client: usize, attempt: u64 },
+    Again { client: usize, attempt: u64 },
     Restart { node: usize, life: u64 },
     Resume { node: usize },
     Gone { node: usize, peer: NodeId },
@@ -345,11 +364,23 @@ struct SimNode {
 
 struct Client {
     attempt: u64,
-    op: Option<(OpId, Action, Vec<u8>, Command)>,
+    op: Option<Pending>,
     node: usize,
     /// Last known revision of each key, for conditional writes.
     seen: BTreeMap<Vec<u8>, (u64, Vec<u8>)>,
     serial: u64,
+}
+
+/// An operation without an answer.
+struct Pending {
+    id: OpId,
+    action: Action,
+    key: Vec<u8>,
+    request: Request,
+    /// It was asked for so often.
+    tries: u64,
+    /// One of these may yet be carried out.
+    open: bool,
 }
 
 /// The world of one seed.
@@ -364,6 +395,8 @@ pub(crate) struct Sim {
     /// `cut[a][b]`: nothing gets from a to b.
     cut: Vec<Vec<bool>>,
     cuts: u64,
+    /// The newest lease of the writes beside the history.
+    lease: u64,
     chaos: bool,
     history: History,
     leaders: BTreeMap<u64, (NodeId, u64)>,
@@ -437,6 +470,7 @@ impl Sim {
                 .collect(),
             cut: vec![vec![false; nodes]; nodes],
             cuts: 0,
+            lease: 0,
             chaos: true,
             history: History::default(),
             leaders: BTreeMap::new(),
@@ -495,6 +529,13 @@ impl Sim {
         self.finish_clients();
         self.write_afresh()?;
         self.run_until(self.now + 1_000_000)?;
+        // Keys may still end by themselves, on one node after the other.
+        for _ in 0..20 {
+            if self.check_settled(term).is_ok() {
+                break;
+            }
+            self.run_until(self.now + 50_000)?;
+        }
         self.check_settled(term)?;
         let verdict = self.history.check();
         if !verdict.is_ok() {
@@ -627,6 +668,13 @@ impl Sim {
                     self.end(client, None);
                 }
                 Ok(())
+            }
+            Happening::Again { client, attempt } => {
+                if self.clients[client].attempt == attempt {
+                    self.again(client)
+                } else {
+                    Ok(())
+                }
             }
             Happening::Restart { node, life } => {
                 let it = &self.nodes[node];

@@ -27,15 +27,82 @@ impl Sim {
             _ => Action::Get,
         };
         let command = self.command(client, &key, &action);
-        let op = self.history.begin(client as u64, &key, action.clone(), self.now);
-        self.clients[client].op = Some((op, action, key, command));
+        let once = self.plan.named.then(|| Once {
+            key: format!("{client}/{}", self.clients[client].serial).into(),
+            fingerprint: 1,
+        });
+        let request = Request { once, fence: None, command };
+        let id = self.history.begin(client as u64, &key, action.clone(), self.now);
+        let op = Pending { id, action, key, request, tries: 0, open: false };
+        self.clients[client].op = Some(op);
+        if self.plan.named && self.rng.below(4) == 0 {
+            self.aside()?;
+        }
+        self.again(client)
+    }
+
+    /// Asks, for the first time or again, wherever it may be.
+    pub(super) fn again(&mut self, client: usize) -> Result<(), Violation> {
+        let Some(op) = &mut self.clients[client].op else { return Ok(()) };
+        self.report.retries += u64::from(op.tries > 0);
+        op.tries += 1;
         self.clients[client].attempt += 1;
         let attempt = self.clients[client].attempt;
         self.later(PATIENCE_US, Happening::Patience { client, attempt });
+        let node = self.someone();
+        self.attempt(client, node)
+    }
+
+    /// One of the nodes that shall run.
+    fn someone(&mut self) -> usize {
         let present: Vec<usize> =
             (0..self.nodes.len()).filter(|node| self.nodes[*node].present).collect();
-        let node = present[pick(&mut self.rng, present.len() as u64)];
-        self.attempt(client, node)
+        present[pick(&mut self.rng, present.len() as u64)]
+    }
+
+    /// A write that no history judges: that all nodes agree about what it does, and when what
+    /// it made is over, their digests judge.
+    fn aside(&mut self) -> Result<(), Violation> {
+        let key = Bytes::from(format!("x{}", self.rng.below(6)));
+        let ttl_ms = [20, 500, 5_000][pick(&mut self.rng, 3)];
+        let lease = self.lease;
+        let life = match self.rng.below(3) {
+            0 => Life::Endless,
+            1 => Life::Ttl(ttl_ms),
+            _ => Life::Lease(lease),
+        };
+        let content = Content { value: key.clone(), content_type: String::new(), life };
+        let conditions = Conditions::default();
+        let name = Bytes::from_static(b"lock");
+        let command = match self.rng.below(10) {
+            0 | 1 => {
+                let Content { value, content_type, life } = content;
+                Command::Put { key, value, content_type, life, conditions, prev: true }
+            }
+            2 => Command::Touch { key, ttl_ms: Some(ttl_ms), conditions },
+            3 => Command::Grant { id: 0, ttl_ms },
+            4 => Command::KeepAlive { ids: vec![lease] },
+            5 => Command::Revoke { id: lease },
+            6 => Command::Lock { name, lease, ttl_ms, owner: String::new(), queue: true },
+            7 => Command::Unlock { name, ticket: lease },
+            8 => Command::DeleteRange { span: Span::prefix(b"x") },
+            _ => {
+                let content = Content { life: Life::NewLease, ..content };
+                let span = Span::key(b"x9");
+                let then = vec![
+                    Op::Grant { ttl_ms },
+                    Op::Put { key, content, prev: true },
+                    Op::Delete { span, prev: false },
+                ];
+                Command::Txn(Txn { then, ..Txn::default() })
+            }
+        };
+        let node = self.someone();
+        if self.nodes[node].core.is_none() || self.nodes[node].paused {
+            return Ok(());
+        }
+        let request = Request::from(command);
+        self.event(node, Event::Propose(vec![(Wait::Aside, request.encode())]))
     }
 
     pub(super) fn command(&self, client: usize, key: &[u8], action: &Action) -> Command {
@@ -71,14 +138,16 @@ impl Sim {
     pub(super) fn attempt(&mut self, client: usize, node: usize) -> Result<(), Violation> {
         self.clients[client].node = node;
         let wait = Wait::Client { client, attempt: self.clients[client].attempt };
-        let Some((_, action, _, command)) = &self.clients[client].op else { return Ok(()) };
+        let Some(op) = &mut self.clients[client].op else { return Ok(()) };
         if self.nodes[node].core.is_none() || self.nodes[node].paused {
             return Ok(()); // patience will end it
         }
-        let event = match action {
+        let event = match op.action {
             Action::Get if self.plan.lease => Event::LeaseRead(vec![wait]),
             Action::Get => Event::Read(vec![wait]),
-            _ => Event::Propose(vec![(wait, command.encode())]),
+            Action::Put { .. } | Action::Delete { .. } => {
+                Event::Propose(vec![(wait, op.request.encode())])
+            }
         };
         self.event(node, event)
     }
@@ -104,6 +173,12 @@ impl Sim {
                 Answer::Unknown => self.report.changes_unknown += 1,
                 other => self.wrong = Some(format!("a change of members ended in {other:?}")),
             },
+            Wait::Aside => {
+                if let Answer::Written(Applied::Granted(granted)) = answer {
+                    self.report.leases += 1;
+                    self.lease = granted.id;
+                }
+            }
             Wait::Fresh => self.fresh = matches!(answer, Answer::Written(_)),
             Wait::Client { client, attempt } => {
                 if self.clients[client].attempt == attempt && self.clients[client].op.is_some() {
@@ -114,11 +189,24 @@ impl Sim {
     }
 
     pub(super) fn client_answered(&mut self, client: usize, node: usize, answer: Answer) {
-        let Some((_, _, key, _)) = &self.clients[client].op else { return };
+        let Some(Pending { key, .. }) = &self.clients[client].op else { return };
         let key = key.clone();
+        let answer = match answer {
+            Answer::Written(Applied::Replayed(first)) => {
+                self.report.replays += 1;
+                Answer::Written(*first)
+            }
+            Answer::Written(Applied::OtherRequest) => {
+                self.wrong = Some("a name was given to two requests".into());
+                return;
+            }
+            other => other,
+        };
         let outcome = match answer {
             Answer::Written(Applied::Put(Written { revision, version, .. })) => {
-                let Some((_, Action::Put { value, .. }, ..)) = &self.clients[client].op else {
+                let Some(Pending { action: Action::Put { value, .. }, .. }) =
+                    &self.clients[client].op
+                else {
                     return;
                 };
                 let value = value.clone();
@@ -155,18 +243,35 @@ impl Sim {
         self.end(client, Some(outcome));
     }
 
-    /// Ends the operation of a client; without an outcome nobody knows it.
+    /// Ends the operation of a client; without an outcome nobody knows it. A write with a name
+    /// that may have happened is asked for again a few times before.
     pub(super) fn end(&mut self, client: usize, outcome: Option<Outcome>) {
-        let Some((op, action, ..)) = self.clients[client].op.take() else { return };
+        let Some(mut op) = self.clients[client].op.take() else { return };
         self.clients[client].attempt += 1;
-        let unknown = if action == Action::Get { Outcome::Failed } else { Outcome::Unknown };
-        self.history.end(op, outcome.unwrap_or(unknown), self.now);
+        let is_read = op.action == Action::Get;
+        let unknown = if is_read { Outcome::Failed } else { Outcome::Unknown };
+        let mut outcome = outcome.unwrap_or(unknown);
+        op.open |= outcome == Outcome::Unknown && !is_read;
+        if op.open && outcome == Outcome::Failed {
+            outcome = Outcome::Unknown;
+        }
+        let is_known = !matches!(outcome, Outcome::Failed | Outcome::Unknown);
+        if self.plan.named && op.open && !is_known && !self.quiet && op.tries < TRIES {
+            self.clients[client].op = Some(op);
+            let attempt = self.clients[client].attempt;
+            let pause = 500 + self.rng.below(200_000);
+            return self.later(pause, Happening::Again { client, attempt });
+        }
+        self.history.end(op.id, outcome, self.now);
         let pause = 500 + self.rng.below(40_000);
         self.later(pause, Happening::Client { client });
     }
 
     pub(super) fn finish_clients(&mut self) {
         for client in 0..self.clients.len() {
+            if let Some(op) = &mut self.clients[client].op {
+                op.tries = TRIES;
+            }
             self.end(client, None);
         }
     }

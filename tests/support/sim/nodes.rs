@@ -63,9 +63,10 @@ impl Sim {
                 expire: true,
                 history_events: 64,
                 history_bytes: 64 << 10,
-                once_ms: 60_000,
-                once_count: 64,
-                once_bytes: 64 << 10,
+                // A name must be known until its client has given up, however the clocks jump.
+                once_ms: u64::MAX,
+                once_count: 4_096,
+                once_bytes: 4 << 20,
             },
         };
         if let Some((index, chain)) = it.acked
