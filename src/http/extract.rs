@@ -16,6 +16,9 @@ use crate::machine::{Conditions, KEY_MAX, Tags};
 /// A body must arrive at least this fast, beyond `http.body_timeout`.
 pub(super) const BODY_RATE: u64 = 64 << 10;
 
+/// Largest number in a query: what OpenAPI calls `int64`.
+pub(super) const NUMBER_MAX: u64 = i64::MAX.unsigned_abs();
+
 /// Decodes `%XX`, once. `plus`: `+` means a space, as in queries.
 pub(super) fn percent_decode(text: &str, plus: bool) -> Result<Vec<u8>, ApiError> {
     let mut out = Vec::with_capacity(text.len());
@@ -122,12 +125,13 @@ impl Query {
         }
     }
 
-    /// A whole number.
+    /// A whole number, up to [`NUMBER_MAX`].
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| {
+        let number = text.parse().ok().filter(|number| *number <= NUMBER_MAX);
+        number.map(Some).ok_or_else(|| {
             ApiError::BadRequest(format!(
-                "query parameter {name:?} is a whole number, not {text:?}"
+                "query parameter {name:?} is a whole number up to {NUMBER_MAX}, not {text:?}"
             ))
         })
     }

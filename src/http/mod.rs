@@ -14,6 +14,7 @@ mod batch;
 mod batch_line;
 mod body;
 mod cluster;
+mod describe;
 mod envelope;
 mod erase;
 mod error;
@@ -116,7 +117,7 @@ struct Description;
 /// The OpenAPI document, equal to the committed `openapi/mmapd.json`.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    Description::openapi()
+    describe::complete(Description::openapi())
 }
 
 /// Commands of followers are counted, to wait for their end; what bounds them is the inbox.

@@ -251,11 +251,23 @@ impl Edge {
                 )));
             }
         };
-        if let Some(revision) = query.number("min_revision")?
+        let least = query.number("min_revision")?;
+        if consistency == Consistency::Stale
+            && let Some(revision) = least
             && !self.handle.reached(revision, timeout).await
         {
             return Err(ApiError::NoLeader("this replica has not applied that revision in time"));
         }
-        Ok(self.handle.view(consistency, timeout).await?)
+        let view = self.handle.view(consistency, timeout).await?;
+        // It holds everything that was acknowledged before the request came.
+        if let Some(revision) = least
+            && view.applied().0 < revision
+        {
+            return Err(ApiError::Unprocessable(format!(
+                "min_revision {revision} is still to come; {} is the newest",
+                view.revision()
+            )));
+        }
+        Ok(view)
     }
 }

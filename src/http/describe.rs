@@ -1,0 +1,78 @@
+//! What the declarations of the routes cannot say about parameters of the same name: how
+//! their texts look, from where to where their numbers go, and that nobody sends `null`.
+
+use utoipa::openapi::path::{Parameter, ParameterIn};
+use utoipa::openapi::schema::{Array, ArrayItems, Object, Schema, SchemaType, Type};
+use utoipa::openapi::{OpenApi, RefOr};
+
+use super::extract::NUMBER_MAX;
+
+/// As `config::parse_duration` reads it.
+const DURATION: &str = "^[0-9]+ *(ms|s|m|h|d)$";
+
+/// Completes the parameters of all operations.
+pub(super) fn complete(mut document: OpenApi) -> OpenApi {
+    for item in document.paths.paths.values_mut() {
+        let operations = [
+            &mut item.get,
+            &mut item.put,
+            &mut item.post,
+            &mut item.delete,
+            &mut item.head,
+            &mut item.patch,
+        ];
+        for operation in operations.into_iter().flatten() {
+            for one in operation.parameters.iter_mut().flatten() {
+                if let RefOr::T(one) = one {
+                    parameter(one);
+                }
+            }
+        }
+    }
+    document
+}
+
+fn parameter(parameter: &mut Parameter) {
+    let is_text = matches!(parameter.parameter_in, ParameterIn::Query | ParameterIn::Header);
+    let Some(RefOr::T(schema)) = &mut parameter.schema else { return };
+    if is_text {
+        without_null(schema);
+    }
+    let Schema::Object(object) = schema else { return };
+    let is_number = object.schema_type == SchemaType::Type(Type::Integer);
+    if is_number && parameter.parameter_in == ParameterIn::Query {
+        let least = usize::from(matches!(parameter.name.as_str(), "limit" | "before"));
+        object.minimum = Some(least.into());
+        object.maximum = usize::try_from(NUMBER_MAX).ok().map(Into::into);
+    }
+    let words = |words: &[&str]| Some(words.iter().map(|word| (*word).into()).collect());
+    match parameter.name.as_str() {
+        "timeout" | "ttl" => object.pattern = Some(DURATION.into()),
+        "consistency" => object.enum_values = words(&["linearizable", "stale", "lease"]),
+        "order" => object.enum_values = words(&["asc", "desc"]),
+        "role" => object.enum_values = words(&["leader"]),
+        _ => {}
+    }
+}
+
+/// A parameter is left out or given; it is never `null`.
+fn without_null(schema: &mut Schema) {
+    let of = match schema {
+        Schema::Object(Object { schema_type, .. }) => schema_type,
+        Schema::Array(Array { schema_type, items, .. }) => {
+            if let ArrayItems::RefOrSchema(items) = items
+                && let RefOr::T(items) = &mut **items
+            {
+                without_null(items);
+            }
+            schema_type
+        }
+        _ => return,
+    };
+    if let SchemaType::Array(types) = of {
+        types.retain(|one| *one != Type::Null);
+        if let [only] = &types[..] {
+            *of = SchemaType::Type(only.clone());
+        }
+    }
+}
