@@ -374,6 +374,9 @@ async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> R
     let id = request_id(request.headers());
     request.extensions_mut().insert(RequestId(id.to_str().unwrap_or_default().to_owned()));
     let data = request.uri().path().starts_with("/v1/");
+    // Then the answer is what this replica has, and its revision tells how old that is.
+    let query = request.uri().query().unwrap_or_default();
+    let is_stale = query.split('&').any(|pair| pair == "consistency=stale");
     let head = head_bytes(&request);
     let limit = edge.config.limits.header_bytes;
     let mut response = if head > limit {
@@ -394,7 +397,11 @@ async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> R
     headers.insert(REQUEST_ID, id);
     if data {
         let status = edge.handle.status();
-        let revision = edge.handle.stale_view().revision();
+        let revision = if is_stale {
+            edge.handle.stale_view().revision()
+        } else {
+            edge.handle.known_revision()
+        };
         let mut number = |name: &'static str, number: u64| {
             headers.entry(HeaderName::from_static(name)).or_insert(number.into());
         };

@@ -25,6 +25,7 @@ mod scrub;
 mod work;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ use crate::machine::Tidy;
 use crate::metrics::Metrics;
 pub use crate::peers::NotHandedOver;
 use crate::peers::Peers;
-pub use crate::peers::{RELAYED, Relayed, SENDER_URL};
+pub use crate::peers::{RELAYED, Relayed, SENDER_URL, Seen};
 use crate::raft;
 pub use crate::raft::types::NodeId;
 use crate::store::db::unfinished;
@@ -140,6 +141,7 @@ impl Node {
                 status,
                 published: core.published(),
                 applied,
+                told_revision: AtomicU64::new(0),
                 peers: peers.clone(),
                 draining: watch::Sender::new(false),
                 quota: config.storage.quota,
