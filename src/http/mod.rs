@@ -63,6 +63,7 @@ pub use serve::serve;
 use crate::config::Config;
 use crate::metrics::{self, HttpSeries};
 use crate::node::Handle;
+use access::{Need, Verb};
 use error::{ApiError, Problem};
 use extract::Query;
 use poll::{Place, Waited};
@@ -138,6 +139,9 @@ struct Edge {
     forwarded: Arc<Semaphore>,
     /// The OpenAPI document, rendered once.
     description: Bytes,
+    /// Nothing is allowed: shows which routes ask.
+    #[cfg(test)]
+    denies: bool,
 }
 
 impl Edge {
@@ -152,6 +156,8 @@ impl Edge {
             in_flight: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             forwarded: Arc::new(Semaphore::new(FORWARDED_PERMITS as usize)),
             description: description.into(),
+            #[cfg(test)]
+            denies: false,
         }
     }
 
@@ -253,7 +259,7 @@ fn router(edge: Edge) -> Router {
         .route("/status", measured("/status", get(legacy::status)));
     data.merge(rest)
         .merge(probe_routes())
-        .merge(docs())
+        .merge(docs(&edge))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(edge.clone(), finish))
@@ -283,16 +289,25 @@ fn probes(edge: Edge) -> Router {
 
 /// The pages of `/docs`. They ask nobody outside: no validator, and every file comes from
 /// this binary. A new binary may have others, so they are not kept without asking.
-fn docs() -> Router<Edge> {
+fn docs(edge: &Edge) -> Router<Edge> {
     let config = UiConfig::new(["/openapi.json"]).validator_url("none");
     let ui = SwaggerUi::new("/docs").config(config);
-    Router::<Edge>::from(ui).layer(map_response(async |mut response: Response| {
+    let asked = from_fn_with_state(edge.clone(), observe);
+    Router::<Edge>::from(ui).layer(asked).layer(map_response(async |mut response: Response| {
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(DOCS_POLICY));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         response
     }))
+}
+
+/// Before what has no handler of ours.
+async fn observe(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    match edge.allow(&[Need::all(Verb::Observe)]) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
 }
 
 fn no_key() -> MethodRouter<Edge> {
