@@ -187,6 +187,39 @@ fn metrics_have_help_and_the_names_of_the_contract() {
     assert!(!text.contains("never-a-label"));
 }
 
+/// How many answers were counted under these labels.
+fn counted(server: &Server, route: &str, method: &str, status: u16) -> u64 {
+    let text = String::from_utf8(server.ask("GET", "/metrics").body).expect("text");
+    let labels = format!("route=\"{route}\",method=\"{method}\",status=\"{status}\"");
+    let series = format!("mmapd_http_requests_total{{{labels}}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&series));
+    line.map_or(0, |count| count.parse().expect("a number"))
+}
+
+/// Other tests count along, so it is only known that the numbers grow.
+#[test]
+fn requests_are_counted_by_method_and_under_a_route_that_is_there() {
+    let server = Server::start(Config::default());
+    for (method, path, route, label, status) in [
+        ("PATCH", "/v1/keys/a", "/v1/keys/{key}", "PATCH", 415),
+        ("PATCH", "/v1/cluster/members/77", "/v1/cluster/members/{id}", "PATCH", 400),
+        ("GET", "/no/such/route", "unmatched", "GET", 404),
+        ("PATCH", "/no-such-route-either", "unmatched", "PATCH", 404),
+        ("BREW", "/v1/coffee", "unmatched", "other", 404),
+        ("POST", "/v1/status", "unmatched", "POST", 405),
+        ("BREW", "/v1/keys/a", "unmatched", "other", 405),
+        ("DELETE", "/metrics", "unmatched", "DELETE", 405),
+    ] {
+        let before = counted(&server, route, label, status);
+        assert_eq!(server.ask(method, path).status(), status, "{method} {path}");
+        assert!(counted(&server, route, label, status) > before, "{method} {path}");
+    }
+    let text = String::from_utf8(server.ask("GET", "/metrics").body).expect("text");
+    for label in ["no/such", "no-such", "coffee", "BREW"] {
+        assert!(!text.contains(label), "{label}");
+    }
+}
+
 #[test]
 fn garbage_to_the_raft_routes_changes_no_term() {
     let server = Server::start(Config::default());

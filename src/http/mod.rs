@@ -322,12 +322,22 @@ fn no_name() -> MethodRouter<Edge> {
     get(locks::no_name).post(locks::no_name).delete(locks::no_name)
 }
 
-async fn no_route(uri: Uri) -> ApiError {
-    ApiError::NotFound(format!("there is no route {}", uri.path()))
+async fn no_route(method: Method, uri: Uri) -> Response {
+    unmatched(&method, ApiError::NotFound(format!("there is no route {}", uri.path())))
 }
 
-async fn no_method() -> ApiError {
-    ApiError::MethodNotAllowed
+async fn no_method(method: Method) -> Response {
+    unmatched(&method, ApiError::MethodNotAllowed)
+}
+
+/// Counts a refusal that belongs to no route; whoever asks for what is not there must not make
+/// up labels.
+fn unmatched(method: &Method, error: ApiError) -> Response {
+    static SERIES: RouteSeries = RouteSeries([const { OnceLock::new() }; 7]);
+    let response = error.into_response();
+    // It took no time worth measuring.
+    SERIES.of("unmatched", method).record(response.status().as_u16(), 0.0);
+    response
 }
 
 /// Refuses a request of the data API when too many are in flight already.
@@ -395,7 +405,7 @@ async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> R
     let head = head_bytes(&request);
     let limit = edge.config.limits.header_bytes;
     let mut response = if head > limit {
-        ApiError::HeadTooLarge { limit, actual: head }.into_response()
+        unmatched(request.method(), ApiError::HeadTooLarge { limit, actual: head })
     } else {
         next.run(request).await
     };
