@@ -121,7 +121,6 @@ impl Node {
         let (applied_sender, applied) = watch::channel(core.applied().0);
         let (stopping, _) = watch::channel(false);
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
-        let pace = Arc::new(pace::DiskPace::new());
         let (scrubs, orders) = std::sync::mpsc::channel();
         let scrubber = scrub::Scrubber {
             interval: config.storage.scrub_interval,
@@ -129,7 +128,7 @@ impl Node {
             orders,
             busy: Arc::default(),
             outbox: outbox.clone(),
-            pace: Arc::clone(&pace),
+            pace: Arc::new(pace::DiskPace::new()),
             metrics,
         };
         let recent = config.watch.recent;
@@ -168,7 +167,7 @@ impl Node {
             peers,
             runtime,
             measure,
-            pace,
+            pace: Arc::clone(&scrubber.pace),
             fatal: fatal_sender,
             scrubs,
             scrubbing: Arc::clone(&scrubber.busy),
