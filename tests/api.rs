@@ -3,27 +3,50 @@
 //! `UPDATE=1 cargo test --test api` rewrites the answers; read the difference before you
 //! commit it, since clients see it too.
 //!
-//! Left out: what needs more than one node, which is `cluster.rs`.
+//! All of it but what is about one process is also run through a follower of a cluster of
+//! three processes, against the same files.
+//!
+//! Left out: what else needs more than one node, which is `cluster.rs`.
 
+#[path = "support/follower.rs"]
+mod follower;
 #[path = "support/http.rs"]
 mod http;
 #[path = "support/over_time.rs"]
 mod over_time;
+#[path = "support/process.rs"]
+mod process;
 #[path = "support/transcript.rs"]
 mod transcript;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use follower::Follower;
 use http::{Connection, Server};
 use mmapd::config::Config;
 
 macro_rules! transcripts {
-    ($($name:ident)*) => {
+    (
+        both { $($both:ident)* }
+        alone { $($alone:ident: $why:literal,)* }
+    ) => {
         $(#[test]
-        fn $name() {
-            let file = concat!("tests/api/", stringify!($name), ".txt");
-            transcript::check(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
+        fn $both() {
+            transcript::check(&script(stringify!($both)));
         })*
+
+        $(#[doc = concat!("Not through a follower: ", $why)]
+        #[test]
+        fn $alone() {
+            transcript::check(&script(stringify!($alone)));
+        })*
+
+        mod through_a_follower {
+            $(#[test]
+            fn $both() {
+                super::transcript::check_through_a_follower(&super::script(stringify!($both)));
+            })*
+        }
 
         #[test]
         fn every_transcript_is_run() {
@@ -33,7 +56,10 @@ macro_rules! transcripts {
                 .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
                 .collect();
             found.sort();
-            let mut run = vec![$(concat!(stringify!($name), ".txt").to_owned()),*];
+            let mut run = vec![
+                $(concat!(stringify!($both), ".txt").to_owned(),)*
+                $(concat!(stringify!($alone), ".txt").to_owned(),)*
+            ];
             run.sort();
             assert_eq!(found, run);
         }
@@ -41,10 +67,47 @@ macro_rules! transcripts {
 }
 
 transcripts! {
-    batch compact conditions connections content_types fence framing history idempotency in_flight keys leader
-    lease_reads leases legacy list list_cursors locks ndjson one_key parameters past patch pinned probes quota
-    raft_routes range_delete ranges reads request_ids routes slow_body slow_head slow_idle ttl txn txn_errors
-    values waits watch watch_limit
+    both {
+        batch compact conditions content_types fence framing history idempotency keys lease_reads leases legacy
+        list list_cursors locks ndjson one_key parameters past patch pinned raft_routes range_delete ranges reads
+        request_ids routes slow_body slow_head slow_idle ttl txn txn_errors values waits watch
+    }
+    alone {
+        connections: "no process may be started with room for no connection",
+        in_flight: "no process may be started with room for no request",
+        watch_limit: "no process may be started with room for no watch",
+        leader: "there nobody else can lead, and with others leadership moves",
+        probes: "one of them asks whether the node leads",
+        redirect: "a follower sends to the leader, as the next test shows",
+        quota: "no process may be started with a quota of nothing",
+    }
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/api/{name}.txt"))
+}
+
+#[test]
+fn a_follower_sends_to_the_leader_who_asks_for_it() {
+    let follower = Follower::start("");
+    for (method, target) in [
+        ("GET", "/v1/keys/a%2F%FF?redirect=true"),
+        ("HEAD", "/v1/keys/a?redirect=true"),
+        ("PUT", "/v1/keys/a?ttl=1h&redirect"),
+        ("DELETE", "/v1/keys/a?redirect=1"),
+        ("GET", "/v1/keys?prefix=a&redirect=true"),
+        ("DELETE", "/v1/keys?prefix=a&redirect=true"),
+        ("GET", "/v1/leases?redirect=true"),
+        ("DELETE", "/v1/locks/a?token=1&redirect=true"),
+    ] {
+        let mut connection = Connection::to(follower.address());
+        connection.send(format!("{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+        let reply = connection.reply(method == "HEAD").expect("an answer");
+        assert_eq!(reply.status(), 307, "{method} {target}");
+        let leader = format!("{}{target}", follower.leader_url());
+        assert_eq!(reply.header("location"), Some(&leader[..]), "{method} {target}");
+    }
+    follower.end();
 }
 
 #[test]
@@ -122,6 +185,39 @@ fn metrics_have_help_and_the_names_of_the_contract() {
     let text = String::from_utf8(server.ask("GET", "/metrics").body).expect("text");
     assert!(text.lines().any(|line| series(&line) && line.contains("route=\"/v1/keys/{key}\"")));
     assert!(!text.contains("never-a-label"));
+}
+
+/// How many answers were counted under these labels.
+fn counted(server: &Server, route: &str, method: &str, status: u16) -> u64 {
+    let text = String::from_utf8(server.ask("GET", "/metrics").body).expect("text");
+    let labels = format!("route=\"{route}\",method=\"{method}\",status=\"{status}\"");
+    let series = format!("mmapd_http_requests_total{{{labels}}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&series));
+    line.map_or(0, |count| count.parse().expect("a number"))
+}
+
+/// Other tests count along, so it is only known that the numbers grow.
+#[test]
+fn requests_are_counted_by_method_and_under_a_route_that_is_there() {
+    let server = Server::start(Config::default());
+    for (method, path, route, label, status) in [
+        ("PATCH", "/v1/keys/a", "/v1/keys/{key}", "PATCH", 415),
+        ("PATCH", "/v1/cluster/members/77", "/v1/cluster/members/{id}", "PATCH", 400),
+        ("GET", "/no/such/route", "unmatched", "GET", 404),
+        ("PATCH", "/no-such-route-either", "unmatched", "PATCH", 404),
+        ("BREW", "/v1/coffee", "unmatched", "other", 404),
+        ("POST", "/v1/status", "unmatched", "POST", 405),
+        ("BREW", "/v1/keys/a", "unmatched", "other", 405),
+        ("DELETE", "/metrics", "unmatched", "DELETE", 405),
+    ] {
+        let before = counted(&server, route, label, status);
+        assert_eq!(server.ask(method, path).status(), status, "{method} {path}");
+        assert!(counted(&server, route, label, status) > before, "{method} {path}");
+    }
+    let text = String::from_utf8(server.ask("GET", "/metrics").body).expect("text");
+    for label in ["no/such", "no-such", "coffee", "BREW"] {
+        assert!(!text.contains(label), "{label}");
+    }
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub(super) enum Verb {
     Observe,
     /// The cluster and its nodes are changed.
     Operate,
+    /// A node of the cluster says something to another.
+    Peer,
 }
 
 /// What is done to which keys. Where there are no keys the span is of no meaning, but for
@@ -101,24 +103,50 @@ fn of_txn(txn: &Txn) -> Vec<Need> {
     needs
 }
 
+/// What an edge that denies everything says.
+#[cfg(test)]
+const DENIED: &str = "this is denied";
+
 impl Edge {
     /// May the request do all this? For now there are no users, and everybody may.
     ///
     /// # Errors
     /// None yet.
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "credentials come in here")]
+    #[cfg_attr(
+        not(test),
+        expect(
+            clippy::unused_self,
+            clippy::unnecessary_wraps,
+            reason = "credentials come in here"
+        )
+    )]
     pub(super) fn allow(&self, needs: &[Need]) -> Result<(), ApiError> {
         debug_assert!(!needs.is_empty(), "every route needs something");
+        #[cfg(test)]
+        if self.denies {
+            return Err(ApiError::Conflict(DENIED.into()));
+        }
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use axum::Router;
+    use axum::body::Body;
+    use axum::http::{Method, Request as HttpRequest};
     use bytes::Bytes;
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
 
     use super::*;
+    use crate::config::Config;
+    use crate::http::{openapi, router};
     use crate::machine::{Compare, Content, Fence, Life, Subject, Tags, Write};
+    use crate::metrics;
+    use crate::node::{Consistency, Node};
 
     #[test]
     fn a_request_needs_all_it_touches() {
@@ -172,5 +200,74 @@ mod tests {
             Need::all(Verb::Read),
         ];
         assert_eq!(needs(&Command::Txn(txn).into()), want);
+    }
+
+    /// Requests that get as far as to be asked about, where a bare one does not.
+    fn samples(method: &str, path: &str) -> Vec<(String, &'static str)> {
+        let bare = path.replace("{key}", "a").replace("{name}", "a").replace("{id}", "1");
+        let body = |body| vec![(bare.clone(), body)];
+        match (method, path) {
+            ("post", "/v1/txn") => vec![
+                (bare.clone(), r#"{"then":[{"put":{"key":"a","value":"1"}}]}"#),
+                (bare.clone(), r#"{"then":[{"get":{"key":"a"}}]}"#),
+            ],
+            ("post", "/v1/batch") => body(r#"{"put":{"key":"a","value":"1"}}"#),
+            ("patch", "/v1/keys/{key}") => body(r#"{"ttl":null}"#),
+            ("post", "/v1/leases" | "/v1/locks/{name}") => body(r#"{"ttl":"30s"}"#),
+            ("post", "/v1/leases/keepalive") => body(r#"{"ids":[1]}"#),
+            ("post", "/set/{key}") => body("value=1"),
+            ("delete", "/v1/keys") => vec![(bare + "?prefix=a", "")],
+            ("delete", "/v1/locks/{name}") => vec![(bare + "?token=1", "")],
+            (_, _) => vec![(bare, "")],
+        }
+    }
+
+    async fn is_denied(router: &Router, method: &str, target: &str, body: &'static str) {
+        let method = Method::from_bytes(method.to_uppercase().as_bytes()).expect("a method");
+        let mut request = HttpRequest::builder().method(&method).uri(target);
+        if method == Method::PATCH {
+            request = request.header("content-type", "application/merge-patch+json");
+        }
+        let request = request.body(Body::from(body)).expect("a request");
+        let response = router.clone().oneshot(request).await.expect("an answer");
+        let status = response.status();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        let text = String::from_utf8_lossy(&body);
+        let denied = if method == Method::HEAD { status == 409 } else { text.contains(DENIED) };
+        assert!(denied, "{method} {target} is not asked about: {status} {text}");
+    }
+
+    /// A new route that forgets to ask is found here; one that asks only once its body is read
+    /// needs a sample.
+    #[test]
+    fn every_route_asks_whether_it_may() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut config = Config::default();
+        config.storage.db = dir.path().join("db");
+        config.storage.log = dir.path().join("log");
+        config.storage.map_max = 1 << 30;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let node = Node::start(&config, metrics::install()).expect("a node");
+            let handle = node.handle();
+            let patience = Duration::from_secs(30);
+            handle.view(Consistency::Linearizable, patience).await.expect("it leads");
+            let mut edge = Edge::new(handle, config);
+            edge.denies = true;
+            let router = router(edge);
+            let description = serde_json::to_value(openapi()).expect("plain data");
+            for (path, methods) in description["paths"].as_object().expect("paths") {
+                for method in methods.as_object().expect("methods").keys() {
+                    for (target, body) in samples(method, path) {
+                        is_denied(&router, method, &target, body).await;
+                    }
+                }
+            }
+            for page in ["/docs/", "/docs/swagger-ui.css"] {
+                is_denied(&router, "get", page, "").await;
+            }
+            drop(router);
+            node.stop().await.expect("an orderly end");
+        });
     }
 }

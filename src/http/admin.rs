@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Edge;
+use super::access::{Need, Verb};
 use super::error::{ApiError, Problem};
 use super::extract::Query;
 use crate::node::{CompactError, NotCompacted, ScrubError};
@@ -49,6 +50,7 @@ pub(super) async fn compact(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Json<CompactionBody>, ApiError> {
+    edge.allow(&[Need::all(Verb::Operate)])?;
     Query::parse(request.uri(), &[])?;
     let start = std::time::Instant::now();
     let done = edge.handle.compact().await?;
@@ -130,6 +132,7 @@ pub(super) async fn scrub(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Json<ScrubBody>, ApiError> {
+    edge.allow(&[Need::all(Verb::Operate)])?;
     Query::parse(request.uri(), &[])?;
     let start = std::time::Instant::now();
     let done = edge.handle.scrub().await?;

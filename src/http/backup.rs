@@ -17,6 +17,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Edge;
+use super::access::{Need, Verb};
 use super::error::{ApiError, Problem};
 use super::extract::Query;
 use super::keys::RawValue;
@@ -54,6 +55,8 @@ pub(super) async fn backup(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    // It holds all there is.
+    edge.allow(&[Need::all(Verb::Read), Need::all(Verb::Operate)])?;
     let query = Query::parse(request.uri(), &["consistency", "timeout"])?;
     drop(edge.view(&query).await?);
     let backup = edge.handle.backup().await?;

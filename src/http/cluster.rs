@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Edge;
+use super::access::{Need, Verb};
 use super::error::{ApiError, Problem};
 use super::extract::Query;
 use crate::node::RoleName;
@@ -129,6 +130,7 @@ pub(super) async fn status(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Json<StatusBody>, ApiError> {
+    edge.allow(&[Need::all(Verb::Observe)])?;
     Query::parse(request.uri(), &[])?;
     let status = edge.handle.status();
     Ok(Json(StatusBody {
@@ -173,6 +175,7 @@ pub(super) async fn cluster(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Json<ClusterBody>, ApiError> {
+    edge.allow(&[Need::all(Verb::Observe)])?;
     Query::parse(request.uri(), &[])?;
     Ok(Json(edge.cluster()))
 }
@@ -222,6 +225,7 @@ pub(super) async fn leader(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Json<LeaderBody>, ApiError> {
+    edge.allow(&[Need::all(Verb::Observe)])?;
     Query::parse(request.uri(), &[])?;
     let status = edge.handle.status();
     let member = status.members.iter().find(|member| Some(member.id) == status.leader);

@@ -5,7 +5,7 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
@@ -71,15 +71,12 @@ pub(super) async fn erase(
         return Ok(elsewhere);
     }
     let done = edge.write(&head.headers, &query, Command::DeleteRange { span }).await?;
-    let Applied::Deleted { deleted, revision, .. } = done.applied else {
-        return Err(ApiError::of(done.applied));
-    };
-    let mut response = Json(Erased { deleted, revision }).into_response();
-    if done.replayed {
-        let replayed = HeaderName::from_static("idempotency-replayed");
-        response.headers_mut().insert(replayed, HeaderValue::from_static("true"));
-    }
-    Ok(response)
+    Ok(done.answer(|applied| {
+        let Applied::Deleted { deleted, revision, .. } = applied else {
+            return Err(ApiError::of(applied));
+        };
+        Ok(Json(Erased { deleted, revision }).into_response())
+    }))
 }
 
 /// What the parameters select. One that is empty selects nothing.

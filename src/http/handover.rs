@@ -5,6 +5,7 @@ use axum::extract::{Request, State};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::access::{Need, Verb};
 use super::cluster::LeaderBody;
 use super::error::{ApiError, Problem};
 use super::extract::Query;
@@ -50,6 +51,7 @@ pub(super) async fn hand_over(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Json<LeaderBody>, ApiError> {
+    edge.allow(&[Need::all(Verb::Operate)])?;
     let query = Query::parse(request.uri(), &["timeout"])?;
     let timeout = edge.timeout(&query)?;
     let (head, body) = request.into_parts();

@@ -76,13 +76,14 @@ pub(super) async fn put(State(edge): State<Edge>, request: Request) -> Result<Re
     let value = extract::body(&head.headers, body, limits.value, &edge.config.http).await?;
     let command = Command::Put { key: key.clone(), value, content_type, life, conditions, prev };
     let done = edge.write(&head.headers, &query, command).await?;
+    let now_ms = done.seen.time_ms;
     Ok(done.answer(|applied| {
         let Applied::Put(written) = applied else { return Err(ApiError::of(applied)) };
-        Ok(answer_put(&edge, &key, written))
+        Ok(answer_put(now_ms, &key, written))
     }))
 }
 
-fn answer_put(edge: &Edge, key: &Bytes, written: machine::Written) -> Response {
+fn answer_put(now_ms: u64, key: &Bytes, written: machine::Written) -> Response {
     let created = written.version == 1;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let tag = [(header::ETAG, etag(written.revision))];
@@ -96,14 +97,13 @@ fn answer_put(edge: &Edge, key: &Bytes, written: machine::Written) -> Response {
         created,
         lease: shown_lease(written.lease),
         ttl: shown_ttl(written.ttl_ms),
-        prev: before(edge, key, written.prev),
+        prev: before(now_ms, key, written.prev),
     };
     (status, tag, Json(body)).into_response()
 }
 
 /// What was there before, with what it has left by now.
-fn before(edge: &Edge, key: &[u8], prev: Option<OwnedRecord>) -> Option<Envelope> {
-    let now_ms = edge.handle.stale_view().time_ms();
+fn before(now_ms: u64, key: &[u8], prev: Option<OwnedRecord>) -> Option<Envelope> {
     prev.map(|prev| Envelope::new(key, &prev.as_record(), now_ms, true))
 }
 
@@ -158,11 +158,12 @@ pub(super) async fn delete(
     }
     let command = Command::Delete { key: key.clone(), conditions, prev };
     let done = edge.write(&head.headers, &query, command).await?;
+    let now_ms = done.seen.time_ms;
     Ok(done.answer(|applied| {
         let Applied::Deleted { deleted, revision, prev } = applied else {
             return Err(ApiError::of(applied));
         };
-        let prev = before(&edge, &key, prev);
+        let prev = before(now_ms, &key, prev);
         Ok(Json(Deleted { deleted, revision, prev }).into_response())
     }))
 }

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::Edge;
+use super::access::{Need, Verb, needs};
 use super::error::{ApiError, Problem};
 use super::extract::{self, Query};
-use crate::machine::{Applied, Command, Conditions, Life};
+use crate::machine::{self, Applied, Command, Conditions, Life, Span};
 use crate::node::{Consistency, RoleName};
 
 /// Room for the field's name and its encoding in a form body.
@@ -70,7 +71,9 @@ pub(super) async fn set(State(edge): State<Edge>, request: Request) -> Result<Re
         conditions: Conditions::default(),
         prev: false,
     };
-    let applied = edge.handle.propose(command, limits.request_timeout).await?;
+    let request = machine::Request::from(command);
+    edge.allow(&needs(&request))?;
+    let applied = edge.handle.propose(request, limits.request_timeout).await?;
     if matches!(applied, Applied::Put(_)) { Ok(text(value)) } else { Err(ApiError::of(applied)) }
 }
 
@@ -90,6 +93,7 @@ pub(super) async fn set(State(edge): State<Edge>, request: Request) -> Result<Re
 pub(super) async fn get(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
     let key = extract::key(request.uri(), "/get/")?;
     Query::parse(request.uri(), &[])?;
+    edge.allow(&[Need::new(Verb::Read, Span::key(&key))])?;
     let timeout = edge.config.limits.request_timeout;
     let view = edge.handle.view(Consistency::Linearizable, timeout).await?;
     let record =
@@ -102,7 +106,8 @@ pub(super) async fn get(State(edge): State<Edge>, request: Request) -> Result<Re
     get, path = "/status", operation_id = "legacyStatus", tag = "legacy",
     responses((status = 200, body = Object, content_type = "application/json", description = "id, state, term, voted for, commit index, last applied, next index, match index")),
 )]
-pub(super) async fn status(State(edge): State<Edge>) -> Json<Value> {
+pub(super) async fn status(State(edge): State<Edge>) -> Result<Json<Value>, ApiError> {
+    edge.allow(&[Need::all(Verb::Observe)])?;
     let status = edge.handle.status();
     let by_id = |number: fn(&crate::node::MemberStatus) -> Option<u64>| {
         let known = status.members.iter().filter(|member| !member.is_self);
@@ -116,7 +121,7 @@ pub(super) async fn status(State(edge): State<Edge>) -> Json<Value> {
         RoleName::Candidate => "candidate",
         RoleName::Learner => "learner",
     };
-    Json(json!({
+    Ok(Json(json!({
         "id": edge.handle.id(),
         "state": state,
         "term": status.term,
@@ -125,5 +130,5 @@ pub(super) async fn status(State(edge): State<Edge>) -> Json<Value> {
         "last applied": status.applied_index,
         "next index": by_id(|member| member.next_index),
         "match index": by_id(|member| member.match_index),
-    }))
+    })))
 }

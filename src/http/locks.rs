@@ -27,6 +27,8 @@ use crate::config::{parse_duration, show_duration};
 use crate::machine::{Applied, Claim, Command, LOCK_NAME_MAX, OWNER_MAX, Span};
 
 const PREFIX: &str = "/v1/locks/";
+/// How long a refusal waits for this replica to know the holder, whom it names.
+const HOLDER_PATIENCE: Duration = Duration::from_secs(1);
 /// Largest body.
 const BODY_MAX: u64 = 64 << 10;
 /// How many of those who wait are shown and counted.
@@ -276,6 +278,7 @@ impl Edge {
         caller: Option<Caller>,
     ) -> Result<Claim, ApiError> {
         if let Applied::Held { token } = said {
+            self.handle.reached(*token, HOLDER_PATIENCE).await;
             return Err(self.held(name, Some(*token)));
         }
         let Applied::Locked { ticket, token, lease } = *said else {

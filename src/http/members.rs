@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::Edge;
+use super::access::{Need, Verb};
 use super::cluster::ClusterBody;
 use super::error::{ApiError, Problem};
 use super::extract::{self, Query};
@@ -222,6 +223,7 @@ pub(super) struct Asked {
 
 impl Asked {
     pub(super) async fn read(edge: &Edge, request: Request) -> Result<Self, ApiError> {
+        edge.allow(&[Need::all(Verb::Operate)])?;
         let query = Query::parse(request.uri(), &["timeout"])?;
         let timeout = edge.timeout(&query)?;
         let (head, body) = request.into_parts();

@@ -64,6 +64,7 @@ pub use serve::serve;
 use crate::config::Config;
 use crate::metrics::{self, HttpSeries};
 use crate::node::Handle;
+use access::{Need, Verb};
 use error::{ApiError, Problem};
 use extract::Query;
 use poll::{Place, Waited};
@@ -139,6 +140,9 @@ struct Edge {
     forwarded: Arc<Semaphore>,
     /// The OpenAPI document, rendered once.
     description: Bytes,
+    /// Nothing is allowed: shows which routes ask.
+    #[cfg(test)]
+    denies: bool,
 }
 
 impl Edge {
@@ -153,6 +157,8 @@ impl Edge {
             in_flight: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             forwarded: Arc::new(Semaphore::new(FORWARDED_PERMITS as usize)),
             description: description.into(),
+            #[cfg(test)]
+            denies: false,
         }
     }
 
@@ -254,7 +260,7 @@ fn router(edge: Edge) -> Router {
         .route("/status", measured("/status", get(legacy::status)));
     data.merge(rest)
         .merge(probe_routes())
-        .merge(docs())
+        .merge(docs(&edge))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(edge.clone(), finish))
@@ -284,16 +290,25 @@ fn probes(edge: Edge) -> Router {
 
 /// The pages of `/docs`. They ask nobody outside: no validator, and every file comes from
 /// this binary. A new binary may have others, so they are not kept without asking.
-fn docs() -> Router<Edge> {
+fn docs(edge: &Edge) -> Router<Edge> {
     let config = UiConfig::new(["/openapi.json"]).validator_url("none");
     let ui = SwaggerUi::new("/docs").config(config);
-    Router::<Edge>::from(ui).layer(map_response(async |mut response: Response| {
+    let asked = from_fn_with_state(edge.clone(), observe);
+    Router::<Edge>::from(ui).layer(asked).layer(map_response(async |mut response: Response| {
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(DOCS_POLICY));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         response
     }))
+}
+
+/// Before what has no handler of ours.
+async fn observe(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    match edge.allow(&[Need::all(Verb::Observe)]) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
 }
 
 fn no_key() -> MethodRouter<Edge> {
@@ -308,12 +323,22 @@ fn no_name() -> MethodRouter<Edge> {
     get(locks::no_name).post(locks::no_name).delete(locks::no_name)
 }
 
-async fn no_route(uri: Uri) -> ApiError {
-    ApiError::NotFound(format!("there is no route {}", uri.path()))
+async fn no_route(method: Method, uri: Uri) -> Response {
+    unmatched(&method, ApiError::NotFound(format!("there is no route {}", uri.path())))
 }
 
-async fn no_method() -> ApiError {
-    ApiError::MethodNotAllowed
+async fn no_method(method: Method) -> Response {
+    unmatched(&method, ApiError::MethodNotAllowed)
+}
+
+/// Counts a refusal that belongs to no route; whoever asks for what is not there must not make
+/// up labels.
+fn unmatched(method: &Method, error: ApiError) -> Response {
+    static SERIES: RouteSeries = RouteSeries([const { OnceLock::new() }; 7]);
+    let response = error.into_response();
+    // It took no time worth measuring.
+    SERIES.of("unmatched", method).record(response.status().as_u16(), 0.0);
+    response
 }
 
 /// Refuses a request of the data API when too many are in flight already.
@@ -375,10 +400,13 @@ async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> R
     let id = request_id(request.headers());
     request.extensions_mut().insert(RequestId(id.to_str().unwrap_or_default().to_owned()));
     let data = request.uri().path().starts_with("/v1/");
+    // Then the answer is what this replica has, and its revision tells how old that is.
+    let query = request.uri().query().unwrap_or_default();
+    let is_stale = query.split('&').any(|pair| pair == "consistency=stale");
     let head = head_bytes(&request);
     let limit = edge.config.limits.header_bytes;
     let mut response = if head > limit {
-        ApiError::HeadTooLarge { limit, actual: head }.into_response()
+        unmatched(request.method(), ApiError::HeadTooLarge { limit, actual: head })
     } else {
         next.run(request).await
     };
@@ -395,7 +423,11 @@ async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> R
     headers.insert(REQUEST_ID, id);
     if data {
         let status = edge.handle.status();
-        let revision = edge.handle.stale_view().revision();
+        let revision = if is_stale {
+            edge.handle.stale_view().revision()
+        } else {
+            edge.handle.known_revision()
+        };
         let mut number = |name: &'static str, number: u64| {
             headers.entry(HeaderName::from_static(name)).or_insert(number.into());
         };

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Edge;
+use super::access::{Need, Verb};
 use super::error::{ApiError, Problem};
 use super::extract::Query;
 use crate::metrics;
@@ -21,7 +22,11 @@ use crate::node::RoleName;
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
     ),
 )]
-pub(super) async fn livez(request: Request) -> Result<Response, ApiError> {
+pub(super) async fn livez(
+    State(edge): State<Edge>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    edge.allow(&[Need::all(Verb::Observe)])?;
     let verbose = Query::parse(request.uri(), &["verbose"])?.flag("verbose")?;
     Ok(if verbose { "[+] process ok\nok\n" } else { "ok\n" }.into_response())
 }
@@ -46,6 +51,7 @@ pub(super) async fn readyz(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    edge.allow(&[Need::all(Verb::Observe)])?;
     let query = Query::parse(request.uri(), &["verbose", "role"])?;
     let wants_leader = match query.text("role")? {
         None => false,
@@ -85,7 +91,11 @@ pub(super) async fn readyz(
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
     ),
 )]
-pub(super) async fn scrape(request: Request) -> Result<Response, ApiError> {
+pub(super) async fn scrape(
+    State(edge): State<Edge>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    edge.allow(&[Need::all(Verb::Observe)])?;
     Query::parse(request.uri(), &[])?;
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], metrics::render()).into_response())
@@ -103,6 +113,7 @@ pub(super) async fn description(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    edge.allow(&[Need::all(Verb::Observe)])?;
     Query::parse(request.uri(), &[])?;
     let kind = HeaderValue::from_static("application/json");
     Ok(([(header::CONTENT_TYPE, kind)], edge.description.clone()).into_response())

@@ -10,6 +10,7 @@ use super::error::ApiError;
 use super::extract::{Query, percent_decode};
 use crate::config::parse_duration;
 use crate::machine::{Applied, Command, Fence, LOCK_NAME_MAX, Life, ONCE_MAX, Once, Request};
+use crate::node::Seen;
 
 /// Longest time to live that can be asked for: a hundred years.
 const TTL_MAX_MS: u64 = 100 * 366 * 24 * 60 * 60 * 1000;
@@ -17,6 +18,8 @@ const TTL_MAX_MS: u64 = 100 * 366 * 24 * 60 * 60 * 1000;
 /// What became of a write.
 pub(super) struct Done {
     pub(super) applied: Applied,
+    /// The state where it was applied; that of this node may be older.
+    pub(super) seen: Seen,
     /// It happened before, and this is the first outcome.
     pub(super) replayed: bool,
 }
@@ -47,11 +50,11 @@ impl Edge {
         let mut request = Request { once: None, fence, command };
         request.once = once(headers, &request)?;
         self.allow(&needs(&request))?;
-        let applied = self.handle.propose(request, timeout).await?;
+        let (applied, seen) = self.handle.propose_seen(request, timeout).await?;
         Ok(if let Applied::Replayed(first) = applied {
-            Done { applied: *first, replayed: true }
+            Done { applied: *first, seen, replayed: true }
         } else {
-            Done { applied, replayed: false }
+            Done { applied, seen, replayed: false }
         })
     }
 }

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::Edge;
+use super::access::{Need, Verb};
 use super::error::{ApiError, Problem};
 use super::extract::{self, Query};
 use super::keys::RawValue;
@@ -35,6 +36,7 @@ pub(super) async fn append(
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
+    edge.allow(&[Need::all(Verb::Peer)])?;
     edge.handle.peer_stream(body.into_data_stream(), sender(&headers)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -56,6 +58,7 @@ pub(super) async fn vote(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<StatusCode, ApiError> {
+    edge.allow(&[Need::all(Verb::Peer)])?;
     let (head, body) = request.into_parts();
     let body = extract::body(&head.headers, body, VOTE_MAX, &edge.config.http).await?;
     edge.handle.peer_vote(body, sender(&head.headers)).await?;
@@ -85,6 +88,7 @@ pub(super) async fn handover(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    edge.allow(&[Need::all(Verb::Peer)])?;
     let (head, body) = request.into_parts();
     let body = extract::body(&head.headers, body, VOTE_MAX, &edge.config.http).await?;
     Ok(edge.handle.peer_handover(body).await?.into_response())
@@ -115,6 +119,7 @@ pub(super) async fn snapshot(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    edge.allow(&[Need::all(Verb::Peer)])?;
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.uri, &["ask", "resume"])?;
     if query.flag("ask")? {
@@ -142,6 +147,7 @@ pub(super) async fn propose(
     State(edge): State<Edge>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    edge.allow(&[Need::all(Verb::Peer)])?;
     // Refused before anything is proposed, so the follower may ask the next leader.
     let _permit = edge
         .forwarded

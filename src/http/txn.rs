@@ -152,8 +152,7 @@ pub(super) async fn transact(
     let txn = txn_body::read(&body, limits)?;
     drop(body);
     if txn.is_read_only() {
-        let applied = edge.read(&head.headers, &query, &txn).await?;
-        let now_ms = edge.handle.stale_view().time_ms();
+        let (applied, now_ms) = edge.read(&head.headers, &query, &txn).await?;
         return Ok(Json(answer(&txn, applied, now_ms)?).into_response());
     }
     for read in ["consistency", "min_revision"] {
@@ -164,18 +163,18 @@ pub(super) async fn transact(
         }
     }
     let done = edge.write(&head.headers, &query, Command::Txn(txn.clone())).await?;
-    let now_ms = edge.handle.stale_view().time_ms();
+    let now_ms = done.seen.time_ms;
     Ok(done.answer(|applied| Ok(Json(answer(&txn, applied, now_ms)?).into_response())))
 }
 
 impl Edge {
-    /// A transaction that only reads, from a view.
+    /// A transaction that only reads, from a view, and the time there.
     async fn read(
         &self,
         headers: &HeaderMap,
         query: &Query,
         txn: &Txn,
-    ) -> Result<Applied, ApiError> {
+    ) -> Result<(Applied, u64), ApiError> {
         let fence = fence(headers)?;
         let command = Command::Txn(txn.clone());
         let request = machine::Request { once: None, fence, command };
@@ -187,7 +186,7 @@ impl Edge {
                 return Err(ApiError::of(Applied::Fenced { current }));
             }
         }
-        Ok(machine::read(&view, txn)?)
+        Ok((machine::read(&view, txn)?, view.time_ms()))
     }
 }
 

@@ -3,7 +3,7 @@
 //! the leader, once, and reads wait for a read index.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use super::inbound::Landing;
 use super::scrub::{Order, ScrubError, Scrubbed};
 use super::work::{Answer, Compacted, Event, NotCompacted};
 use crate::machine::{Applied, Request, View};
-use crate::peers::{self, ForwardError, Peers, Reply};
+use crate::peers::{self, ForwardError, Peers, Reply, Seen};
 use crate::raft::types::Index;
 use crate::store::{Disk, PinnedCheckpoint, Published};
 use crate::wire::Address;
@@ -232,6 +232,9 @@ pub(super) struct Shared {
     pub(super) published: Published,
     /// The newest entry that readers find applied.
     pub(super) applied: watch::Receiver<u64>,
+    /// The newest revision that a leader told about along with an answer; this replica may be
+    /// behind it.
+    pub(super) told_revision: AtomicU64,
     pub(super) peers: Peers,
     /// Turns true when it begins to shut down.
     pub(super) draining: watch::Sender<bool>,
@@ -267,6 +270,18 @@ impl Handle {
         request: impl Into<Request>,
         timeout: Duration,
     ) -> Result<Applied, WriteError> {
+        self.propose_seen(request, timeout).await.map(|(applied, _)| applied)
+    }
+
+    /// The same, and how the state was where it was applied.
+    ///
+    /// # Errors
+    /// As [`Handle::propose`].
+    pub async fn propose_seen(
+        &self,
+        request: impl Into<Request>,
+        timeout: Duration,
+    ) -> Result<(Applied, Seen), WriteError> {
         let request = request.into();
         if request.command.grows() {
             self.within_quota()?;
@@ -277,7 +292,7 @@ impl Handle {
         loop {
             status.mark_unchanged();
             let leader = match self.propose_here(payload.clone(), deadline).await? {
-                Answer::Written(applied) => return Ok(applied),
+                Answer::Written(applied) => return Ok((applied, self.seen())),
                 Answer::NotLeader(leader) => leader.filter(|leader| *leader != self.shared.us.node),
                 Answer::Overloaded => return Err(WriteError::Overloaded),
                 Answer::Unknown
@@ -293,7 +308,10 @@ impl Handle {
             if let Some(leader) = leader {
                 let left = deadline.saturating_duration_since(Instant::now());
                 match self.shared.peers.forward(leader, payload.clone(), left).await {
-                    Ok(Reply::Applied(applied)) => return Ok(applied),
+                    Ok(Reply::Applied(applied, seen)) => {
+                        self.shared.told_revision.fetch_max(seen.revision, Ordering::Relaxed);
+                        return Ok((applied, seen));
+                    }
                     Ok(Reply::Overloaded) => return Err(WriteError::Overloaded),
                     Ok(Reply::Full(limit, actual)) => {
                         return Err(WriteError::Full { limit, actual });
@@ -312,6 +330,19 @@ impl Handle {
                 return Err(WriteError::NoLeader);
             }
         }
+    }
+
+    /// How the state is here.
+    fn seen(&self) -> Seen {
+        let view = self.stale_view();
+        Seen { revision: view.revision(), time_ms: view.time_ms() }
+    }
+
+    /// The newest revision that this node knows of: what it has applied, or what a leader said
+    /// when it answered a command from here.
+    #[must_use]
+    pub fn known_revision(&self) -> u64 {
+        self.stale_view().revision().max(self.shared.told_revision.load(Ordering::Relaxed))
     }
 
     fn within_quota(&self) -> Result<(), WriteError> {
@@ -592,7 +623,7 @@ impl Handle {
             return Ok(peers::encode_reply(&Reply::Full(limit, actual)));
         }
         let reply = match self.propose_here(payload, Instant::now() + timeout).await {
-            Ok(Answer::Written(applied)) => Reply::Applied(applied),
+            Ok(Answer::Written(applied)) => Reply::Applied(applied, self.seen()),
             Ok(Answer::NotLeader(_)) | Err(WriteError::NoLeader | WriteError::Draining) => {
                 Reply::NotLeader
             }

@@ -25,6 +25,7 @@ mod scrub;
 mod work;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ use crate::machine::Tidy;
 use crate::metrics::Metrics;
 pub use crate::peers::NotHandedOver;
 use crate::peers::Peers;
-pub use crate::peers::{RELAYED, Relayed, SENDER_URL};
+pub use crate::peers::{RELAYED, Relayed, SENDER_URL, Seen};
 use crate::raft;
 pub use crate::raft::types::NodeId;
 use crate::store::db::unfinished;
@@ -119,7 +120,6 @@ impl Node {
         let (status_sender, status) = watch::channel(Arc::default());
         let (applied_sender, applied) = watch::channel(core.applied().0);
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
-        let pace = Arc::new(pace::DiskPace::new());
         let (scrubs, orders) = std::sync::mpsc::channel();
         let scrubber = scrub::Scrubber {
             interval: config.storage.scrub_interval,
@@ -127,7 +127,7 @@ impl Node {
             orders,
             busy: Arc::default(),
             outbox: outbox.clone(),
-            pace: Arc::clone(&pace),
+            pace: Arc::new(pace::DiskPace::new()),
             metrics,
         };
         let recent = config.watch.recent;
@@ -140,6 +140,7 @@ impl Node {
                 status,
                 published: core.published(),
                 applied,
+                told_revision: AtomicU64::new(0),
                 peers: peers.clone(),
                 draining: watch::Sender::new(false),
                 quota: config.storage.quota,
@@ -162,7 +163,7 @@ impl Node {
             peers,
             runtime,
             measure,
-            pace,
+            pace: Arc::clone(&scrubber.pace),
             fatal: fatal_sender,
             scrubs,
             scrubbing: Arc::clone(&scrubber.busy),

@@ -14,11 +14,20 @@ use crate::wire::Address;
 /// Cluster id, receiver, then milliseconds that the sender will wait.
 const HEADER: usize = 16 + 8 + 8;
 
+/// The state of whoever applied a command, as of its answer. A follower is behind that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The store's revision.
+    pub revision: u64,
+    /// The replicated clock in milliseconds.
+    pub time_ms: u64,
+}
+
 /// What the leader answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// It applied the command.
-    Applied(Applied),
+    Applied(Applied, Seen),
     /// It does not lead; nothing was changed.
     NotLeader,
     /// It has too much to do; nothing was changed.
@@ -93,8 +102,10 @@ pub fn decode_forwarded(us: Address, mut body: Bytes) -> Option<(Bytes, Duration
 pub fn encode_reply(reply: &Reply) -> Bytes {
     let mut out = BytesMut::new();
     match reply {
-        Reply::Applied(applied) => {
+        Reply::Applied(applied, seen) => {
             out.put_u8(0);
+            out.put_u64_le(seen.revision);
+            out.put_u64_le(seen.time_ms);
             out.extend_from_slice(&applied.encode());
         }
         Reply::NotLeader => out.put_u8(1),
@@ -111,7 +122,10 @@ pub fn encode_reply(reply: &Reply) -> Bytes {
 
 fn decode_reply(mut bytes: Bytes) -> Option<Reply> {
     match bytes.try_get_u8().ok()? {
-        0 => Applied::decode(&bytes).map(Reply::Applied),
+        0 => {
+            let (revision, time_ms) = (bytes.try_get_u64_le().ok()?, bytes.try_get_u64_le().ok()?);
+            Some(Reply::Applied(Applied::decode(&bytes)?, Seen { revision, time_ms }))
+        }
         1 => Some(Reply::NotLeader),
         2 => Some(Reply::Overloaded),
         3 => Some(Reply::Full(bytes.try_get_u64_le().ok()?, bytes.try_get_u64_le().ok()?)),
@@ -127,7 +141,10 @@ mod tests {
     #[test]
     fn replies_survive_their_encoding() {
         for reply in [
-            Reply::Applied(Applied::ConditionFailed { current: Some(4) }),
+            Reply::Applied(
+                Applied::ConditionFailed { current: Some(4) },
+                Seen { revision: 5, time_ms: 6 },
+            ),
             Reply::NotLeader,
             Reply::Overloaded,
             Reply::Full(9, 10),

@@ -27,7 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-pub use forward::{ForwardError, Reply, decode_forwarded, encode_reply};
+pub use forward::{ForwardError, Reply, Seen, decode_forwarded, encode_reply};
 pub use handover::{NotHandedOver, decode_wish, encode_handover, encode_wish};
 pub use join::{JoinError, JoinRequest, join};
 pub use ship::{Incoming, IncomingError, Shipped};

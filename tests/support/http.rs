@@ -56,10 +56,7 @@ impl Server {
 
     /// A new connection.
     pub(crate) fn connect(&self) -> Connection {
-        let stream = TcpStream::connect(self.address).expect("somebody listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
-        stream.set_nodelay(true).expect("a socket");
-        Connection { stream, read: Vec::new() }
+        Connection::to(self.address)
     }
 
     /// One request without a body on a connection of its own.
@@ -139,6 +136,14 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// A new one.
+    pub(crate) fn to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("somebody listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
+        stream.set_nodelay(true).expect("a socket");
+        Self { stream, read: Vec::new() }
+    }
+
     /// Sends as much as the server takes; it may have closed already.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);

@@ -95,6 +95,13 @@ impl Node {
         Self { id, port, dir: dir.to_owned(), addr, space: None, args, child: None }
     }
 
+    /// More lines for its own configuration file, below the one that all nodes share.
+    pub(crate) fn tune(&self, more: &str) {
+        let mut file = File::options().append(true).open(self.dir.join("node.toml"));
+        let file = file.as_mut().expect("the file of a cluster's node");
+        file.write_all(more.as_bytes()).expect("a file");
+    }
+
     /// Starts the process; it may take a while to listen, or refuse.
     pub(crate) fn spawn(&mut self) {
         assert!(self.child.is_none(), "node {} runs already", self.id);
@@ -167,6 +174,11 @@ impl Node {
         let child = self.child.as_ref().expect("started");
         let limit = Rlimit { current: Some(bytes), maximum: None };
         prlimit(Some(Pid::from_child(child)), Resource::Fsize, limit).expect("a child of ours");
+    }
+
+    /// The id of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("started").id()
     }
 
     /// Is there a process?

@@ -15,27 +15,66 @@
 //! `\xff` and `\\` are bytes. Lines of `>>` and `~>` are joined without anything between them.
 //!
 //! Answers show neither `date` nor request ids that the server made up.
+//!
+//! The same scripts are run against a follower of a cluster, whose answers have to be those of
+//! a node alone; only its id is shown as that of the node alone, once it is checked.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use mmapd::config::Config;
 
+use super::follower::Follower;
 use super::http::{Connection, Reply, Server};
 
 /// Longest body shown in full.
 const SHOWN: usize = 3000;
 
+/// Who answers.
+enum Stage {
+    Alone(Server),
+    Follower(Follower),
+}
+
+impl Stage {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Alone(server) => server.address,
+            Self::Follower(follower) => follower.address(),
+        }
+    }
+
+    /// The id of the node.
+    fn id(&self) -> u64 {
+        match self {
+            Self::Alone(_) => 1,
+            Self::Follower(follower) => follower.id(),
+        }
+    }
+
+    /// The process that makes up request ids.
+    fn pid(&self) -> u32 {
+        match self {
+            Self::Alone(_) => std::process::id(),
+            Self::Follower(follower) => follower.pid(),
+        }
+    }
+
+    /// A read of whatever there is finds what was written before it only on a node alone.
+    fn before(&self, request: &str) {
+        match self {
+            Self::Follower(follower) if request.contains("consistency=stale") => {
+                follower.catch_up();
+            }
+            Self::Alone(_) | Self::Follower(_) => {}
+        }
+    }
+}
+
 /// Runs a script and answers it with the answers as they are now.
-pub(crate) fn run(script: &str) -> String {
-    let settings: Vec<&str> = script.lines().filter_map(|line| line.strip_prefix("! ")).collect();
-    let config: Config = toml::from_str(&settings.join("\n")).expect("settings");
-    let mut player = Player {
-        server: Server::start(config),
-        connection: None,
-        next: String::new(),
-        out: String::new(),
-    };
+fn run(script: &str, stage: Stage) -> String {
+    let mut player = Player { stage, connection: None, next: String::new(), out: String::new() };
     let mut lines = script.lines().peekable();
     while let Some(line) = lines.next() {
         if line.starts_with('<') || line == "(closed)" {
@@ -65,17 +104,42 @@ pub(crate) fn run(script: &str) -> String {
             _ => player.raw(&block, kind == ">>"),
         }
     }
+    if let Stage::Follower(follower) = &player.stage {
+        follower.end();
+    }
     player.out
+}
+
+/// What the lines with settings say.
+fn settings(script: &str) -> String {
+    let lines: Vec<&str> = script.lines().filter_map(|line| line.strip_prefix("! ")).collect();
+    lines.join("\n")
 }
 
 /// Compares a file with what its script does now, or rewrites it.
 pub(crate) fn check(path: &Path) {
     let want = std::fs::read_to_string(path).expect("a script");
-    let got = run(&want);
+    let config: Config = toml::from_str(&settings(&want)).expect("settings");
+    let got = run(&want, Stage::Alone(Server::start(config)));
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(path, got).expect("it can be written");
         return;
     }
+    compare(path, &want, &got, "UPDATE=1 rewrites it");
+}
+
+/// Compares a file with what its script does through a follower, which decides nothing: while
+/// answers are rewritten there is nothing to compare with.
+pub(crate) fn check_through_a_follower(path: &Path) {
+    if std::env::var_os("UPDATE").is_some() {
+        return;
+    }
+    let want = std::fs::read_to_string(path).expect("a script");
+    let got = run(&want, Stage::Follower(Follower::start(&settings(&want))));
+    compare(path, &want, &got, "a follower answers otherwise than a node alone");
+}
+
+fn compare(path: &Path, want: &str, got: &str, hint: &str) {
     let differ = want.lines().zip(got.lines()).position(|(want, got)| want != got);
     let at = differ.unwrap_or(want.lines().count().min(got.lines().count()));
     let near = |text: &str| {
@@ -84,11 +148,11 @@ pub(crate) fn check(path: &Path) {
     };
     assert!(
         want == got,
-        "{} differs at line {}; UPDATE=1 rewrites it\n--- want\n{}\n--- got\n{}",
+        "{} differs at line {}; {hint}\n--- want\n{}\n--- got\n{}",
         path.display(),
         at + 1,
-        near(&want),
-        near(&got)
+        near(want),
+        near(got)
     );
 }
 
@@ -106,17 +170,22 @@ fn content<'a>(line: &'a str, kind: &str) -> &'a str {
 }
 
 struct Player {
-    server: Server,
+    stage: Stage,
     connection: Option<Connection>,
     next: String,
     out: String,
 }
 
 impl Player {
+    fn connect(&self) -> Connection {
+        Connection::to(self.stage.address())
+    }
+
     fn request(&mut self, block: &[&str]) {
         let bytes = self.compose(block);
+        self.stage.before(block[0]);
         let head = block[0].starts_with("HEAD ");
-        let mut connection = self.connection.take().unwrap_or_else(|| self.server.connect());
+        let mut connection = self.connection.take().unwrap_or_else(|| self.connect());
         connection.send(&bytes);
         let reply = connection.reply(head).expect("an answer");
         self.show(&reply);
@@ -162,7 +231,7 @@ impl Player {
     /// The beginning of a stream.
     fn stream(&mut self, block: &[&str]) {
         let (messages, request) = block.split_first().expect("how many messages");
-        let mut connection = self.server.connect();
+        let mut connection = self.connect();
         connection.send(&self.compose(request));
         let reply = connection.messages(messages.parse().expect("a number"));
         self.show(&reply);
@@ -170,7 +239,7 @@ impl Player {
 
     /// Everything that comes until the server closes.
     fn raw(&mut self, block: &[&str], finish: bool) {
-        let mut connection = self.server.connect();
+        let mut connection = self.connect();
         connection.send(&self.bytes(&block.concat()));
         if finish {
             connection.finish();
@@ -182,14 +251,19 @@ impl Player {
     }
 
     fn show(&mut self, reply: &Reply) {
-        let made_up = format!("{:x}-", std::process::id());
+        let made_up = format!("{:x}-", self.stage.pid());
         let given = reply.header("request-id").unwrap_or_default();
         let id = if given.starts_with(&made_up) { given } else { "\0" };
         writeln!(self.out, "< {}", reply.line).expect("a string grows");
         for (name, value) in reply.headers.iter().filter(|(name, _)| name != "date") {
             // The length of a problem depends on that of the id within.
             let fixed = !(name == "content-length" && id != "\0" && reply.status() >= 400);
-            let value = if fixed { value.replace(id, "*") } else { "*".into() };
+            let ours = name == "mmapd-node" && *value == self.stage.id().to_string();
+            let value = match (ours, fixed) {
+                (true, _) => "1".into(),
+                (false, true) => value.replace(id, "*"),
+                (false, false) => "*".into(),
+            };
             writeln!(self.out, "< {name}: {value}").expect("a string grows");
         }
         let Ok(body) = std::str::from_utf8(&reply.body) else {
