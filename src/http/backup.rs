@@ -48,6 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
                 ("mmapd-digest" = String, description = "the sum over all its keys, in hexadecimal"),
             )),
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
+        (status = 422, body = Problem, content_type = "application/problem+json", description = "`unprocessable`: `consistency=lease` without `raft.lease`"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `rebuilding`; `draining`: the node is shutting down, or its disk is too slow"),
     ),
 )]

@@ -44,8 +44,8 @@ const JSON: &str = "application/json";
         ("If-Range" = Option<String>, Header, description = "an `ETag`: the part only of that version, else the whole"),
     ),
     responses(
-        (status = 200, description = "the value", content((RawValue = "application/octet-stream"), (Envelope = "application/json")), headers(("ETag" = String, description = "its revision"))),
-        (status = 206, description = "a part of the value", body = RawValue, content_type = "application/octet-stream", headers(("ETag" = String, description = "its revision"), ("Content-Range" = String, description = "which part, of how many bytes"))),
+        (status = 200, description = "the value", content((RawValue = "*/*"), (Envelope = "application/json")), headers(("ETag" = String, description = "its revision"))),
+        (status = 206, description = "a part of the value", body = RawValue, content_type = "*/*", headers(("ETag" = String, description = "its revision"), ("Content-Range" = String, description = "which part, of how many bytes"))),
         (status = 304, description = "not changed", headers(("Preference-Applied" = String, description = "how long it may have been waited for"))),
         (status = 307, description = "`redirect=true` on a node that does not lead", headers(("Location" = String))),
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
