@@ -359,7 +359,7 @@ impl Batch {
         self.lines += 1;
         match answer {
             BatchAnswer::Put { .. } | BatchAnswer::Deleted { .. } => self.applied += 1,
-            BatchAnswer::Refused { .. } | BatchAnswer::End { .. } => {}
+            BatchAnswer::Refused(_) | BatchAnswer::End { .. } => {}
         }
         write_line(out, answer);
     }

@@ -107,14 +107,8 @@ pub(super) enum BatchAnswer {
         /// The revision of the change, or the store's when nothing was there.
         revision: u64,
     },
-    /// It did not happen, or with `outcome` `unknown` nobody knows.
-    Refused {
-        /// The number of the line, from 1.
-        line: u64,
-        /// Why.
-        #[serde(flatten)]
-        problem: Box<Problem>,
-    },
+    /// It did not happen, or nobody knows.
+    Refused(Box<BatchRefused>),
     /// The last line.
     End {
         /// Always true.
@@ -124,6 +118,15 @@ pub(super) enum BatchAnswer {
         /// How many of them happened.
         applied: u64,
     },
+}
+
+/// A line that did not happen, or with `outcome` `unknown` nobody knows.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct BatchRefused {
+    /// The number of the line, from 1.
+    line: u64,
+    #[serde(flatten)]
+    problem: Problem,
 }
 
 impl BatchAnswer {
@@ -140,7 +143,7 @@ impl BatchAnswer {
     }
 
     pub(super) fn refused(line: u64, error: &ApiError, request_id: &str) -> Self {
-        Self::Refused { line, problem: Box::new(error.problem(request_id)) }
+        Self::Refused(Box::new(BatchRefused { line, problem: error.problem(request_id) }))
     }
 }
 
