@@ -21,6 +21,7 @@ def first_line(ctx, response):
 
 
 UNITS = {"ms": 1, "s": 1000}
+FLAGS = ("all", "count_only", "keys", "keys_only", "prev", "redirect", "verbose")
 
 
 @schemathesis.hook
@@ -35,7 +36,7 @@ def filter_case(ctx, case):
     if given and int(given[1]) * UNITS[given[2]] < 2000:
         return False
     # `?verbose` is `?verbose=true`.
-    return not (case.path in ("/livez", "/readyz") and query.get("verbose") == "")
+    return not any(query.get(flag) == "" for flag in FLAGS)
 
 
 @schemathesis.hook

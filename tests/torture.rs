@@ -12,6 +12,9 @@ mod support {
     pub(crate) mod process;
 }
 
+#[path = "support/once.rs"]
+mod once;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

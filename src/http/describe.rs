@@ -57,17 +57,17 @@ fn parameter(parameter: &mut Parameter) {
 
 /// A parameter is left out or given; it is never `null`.
 fn without_null(schema: &mut Schema) {
-    let of = match schema {
-        Schema::Object(Object { schema_type, .. }) => schema_type,
-        Schema::Array(Array { schema_type, items, .. }) => {
-            if let ArrayItems::RefOrSchema(items) = items
-                && let RefOr::T(items) = &mut **items
-            {
-                without_null(items);
-            }
-            schema_type
+    let of = if let Schema::Object(Object { schema_type, .. }) = schema {
+        schema_type
+    } else if let Schema::Array(Array { schema_type, items, .. }) = schema {
+        if let ArrayItems::RefOrSchema(items) = items
+            && let RefOr::T(items) = &mut **items
+        {
+            without_null(items);
         }
-        _ => return,
+        schema_type
+    } else {
+        return;
     };
     if let SchemaType::Array(types) = of {
         types.retain(|one| *one != Type::Null);

@@ -11,7 +11,7 @@ use super::Edge;
 use super::access::{Need, Verb};
 use super::body;
 use super::error::{ApiError, Problem};
-use super::extract::{self, Query};
+use super::extract::{self, NUMBER_MAX, Query};
 use super::keys::shown_key;
 use super::txn_body::lease_ttl_ms;
 use crate::config::show_duration;
@@ -370,6 +370,9 @@ pub(super) async fn keep_many(
     if actual > KEEPALIVE_MAX {
         let what = "leases to keep alive at once";
         return Err(ApiError::Beyond { what, limit: KEEPALIVE_MAX, actual });
+    }
+    if let Some(id) = ids.iter().find(|id| **id > NUMBER_MAX) {
+        return Err(ApiError::BadRequest(format!("ids of leases go up to {NUMBER_MAX}, not {id}")));
     }
     let command = Command::KeepAlive { ids: ids.clone() };
     let done = edge.write(&head.headers, &query, command).await?;
