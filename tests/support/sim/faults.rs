@@ -3,6 +3,11 @@
 use super::nodes::db_path;
 use super::*;
 
+/// Is nothing of its files damaged, be it noticed or not?
+fn is_whole(core: &Core<Wait>) -> bool {
+    core.db().check().is_ok() && core.alarms().is_empty()
+}
+
 impl Sim {
     pub(super) fn fault(&mut self) -> Result<(), Violation> {
         if !self.chaos {
@@ -69,10 +74,10 @@ impl Sim {
     }
 
     /// A disk changes what was durable while its node is down: at most one node at a time, as
-    /// nothing survives the loss of a majority.
+    /// nothing survives the loss of a majority. Damage that nobody has touched yet counts.
     fn rot(&mut self, node: usize) -> Result<(), Violation> {
         if let Some(before) = self.rotten
-            && self.nodes[before].core.as_ref().is_some_and(|core| core.alarms().is_empty())
+            && self.nodes[before].core.as_ref().is_some_and(is_whole)
         {
             self.rotten = None;
         }
