@@ -1,5 +1,7 @@
 //! What can go wrong, and what became of the write then.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 /// Did a failed write happen?
@@ -44,9 +46,40 @@ pub struct Problem {
     /// The oldest revision that is known, when an older one was asked for.
     #[serde(default)]
     pub oldest_revision: Option<u64>,
+    /// How long the node asks to be left alone.
+    #[serde(skip)]
+    pub retry_after: Duration,
 }
 
 impl Problem {
+    /// What an answer to `HEAD` means, which has no body to say it.
+    pub(super) fn without_words(status: u16) -> Option<Self> {
+        let code = match status {
+            400 => "bad-request",
+            404 => "not-found",
+            410 => "compacted",
+            412 => "precondition-failed",
+            414 => "too-large",
+            422 => "unprocessable",
+            429 => "overloaded",
+            503 => "no-leader",
+            _ => return None,
+        };
+        Some(Self {
+            code: code.into(),
+            status,
+            detail: String::new(),
+            outcome: Outcome::NotApplied,
+            retryable: matches!(status, 429 | 503),
+            request_id: String::new(),
+            limit: None,
+            actual: None,
+            current_etag: None,
+            oldest_revision: None,
+            retry_after: Duration::ZERO,
+        })
+    }
+
     /// The revision the key is at, when a condition failed; `None`: there is no such key.
     #[must_use]
     pub fn current_revision(&self) -> Option<u64> {
@@ -85,6 +118,15 @@ impl Error {
     #[must_use]
     pub fn is(&self, code: &str) -> bool {
         self.problem().is_some_and(|problem| problem.code == code)
+    }
+
+    /// May the same request, sent again, fare better?
+    pub(super) fn may_help_to_repeat(&self) -> bool {
+        match self {
+            Self::Refused(problem) => problem.retryable || problem.outcome == Outcome::Unknown,
+            Self::Unreachable(_) | Self::Broken(_) => true,
+            Self::Unexpected(_) | Self::Invalid(_) => false,
+        }
     }
 
     /// What became of a write.

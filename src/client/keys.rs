@@ -1,6 +1,6 @@
-//! Keys: read, write, remove, list, look back.
+//! Keys: read, write, remove, keep.
 
-use std::future::IntoFuture;
+use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -8,19 +8,22 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use reqwest::{Method, StatusCode};
-use serde::Deserialize;
 use serde_json::json;
 
 use super::error::Error;
-use super::transport::{Call, Client, Kind, escape};
-use super::types::{Consistency, Deleted, Entry, History, Page, RawChange, Touched, Written};
+use super::transport::{Answer as Reply, Call, Client, Kind, escape};
+use super::types::{Consistency, Deleted, Entry, Touched, Written};
 use crate::config::show_duration;
 
 /// What `.await` on a request waits for.
-type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+pub(super) type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 
-pub(super) fn path_of(key: &[u8]) -> String {
+fn path_of(key: &[u8]) -> String {
     format!("/v1/keys/{}", escape(key, true))
+}
+
+pub(super) fn path_of_history(key: &[u8]) -> String {
+    format!("/v1/history/{}", escape(key, true))
 }
 
 /// Bytes as one of the two fields they may appear in.
@@ -31,9 +34,17 @@ pub(super) fn field(name: &str, bytes: &[u8]) -> (String, serde_json::Value) {
     }
 }
 
-fn tags(revisions: &[u64]) -> String {
-    let tags: Vec<String> = revisions.iter().map(|revision| format!("\"{revision}\"")).collect();
-    tags.join(", ")
+fn tag(revision: u64) -> String {
+    format!("\"{revision}\"")
+}
+
+/// `None` instead of the refusal that there is no such thing.
+pub(super) fn found<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is("not-found") => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Client {
@@ -45,13 +56,14 @@ impl Client {
     /// let now = client.get("color").await?;
     /// let cheap = client.get("color").consistency(Consistency::Stale).await?;
     /// let then = client.get("color").at_revision(42).await?;
+    /// let start = client.get("film").raw().part(0..1024).await?;
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Get {
-        let call = Call::new(Method::GET, path_of(key.as_ref()), Kind::Repeatable);
-        Get { client: self.clone(), call: call.header("accept", "application/json") }
+        let call = Call::new(Method::GET, path_of(key.as_ref()), Kind::Read);
+        Get { client: self.clone(), call }
     }
 
     /// Writes a key.
@@ -79,100 +91,36 @@ impl Client {
         Delete { client: self.clone(), call }
     }
 
-    /// Removes all keys that begin with `prefix`, which must not be empty.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Deleted, Error> {
-        let call = Call::new(Method::DELETE, "/v1/keys", Kind::Write);
-        self.json(call.query("prefix", prefix.as_ref())).await
-    }
-
-    /// Removes all keys from `start` up to, and without, `end`.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn delete_range(
-        &self,
-        start: impl AsRef<[u8]>,
-        end: impl AsRef<[u8]>,
-    ) -> Result<Deleted, Error> {
-        let call = Call::new(Method::DELETE, "/v1/keys", Kind::Write);
-        self.json(call.query("start", start.as_ref()).query("end", end.as_ref())).await
-    }
-
-    /// Gives a key another time to live, or with `None` an endless one, without a new version.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn touch(
-        &self,
-        key: impl AsRef<[u8]>,
-        ttl: Option<Duration>,
-    ) -> Result<Touched, Error> {
+    /// Gives a key another time to live, or with `None` an endless one, without a new version;
+    /// the refusal `not-found` when there is no such key.
+    #[must_use]
+    pub fn touch(&self, key: impl AsRef<[u8]>, ttl: Option<Duration>) -> Touch {
         let call = Call::new(Method::PATCH, path_of(key.as_ref()), Kind::Write);
         let body = json!({"ttl": ttl.map(show_duration)}).to_string();
         let call = Call { body: body.into(), ..call };
-        self.json(call.header("content-type", "application/merge-patch+json")).await
+        let call = call.header("content-type", "application/merge-patch+json");
+        Touch { client: self.clone(), call }
     }
 
-    /// Lists keys in order, a page at a time.
-    ///
-    /// ```no_run
-    /// # async fn example(client: mmapd::client::Client) -> Result<(), mmapd::client::Error> {
-    /// let mut list = client.list().prefix("users/").limit(100);
-    /// loop {
-    ///     let page = list.page().await?;
-    ///     for entry in &page.items {
-    ///         println!("{:?}", entry.key);
-    ///     }
-    ///     match list.after(&page) {
-    ///         Some(next) => list = next,
-    ///         None => break,
-    ///     }
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn list(&self) -> List {
-        let call = Call::new(Method::GET, "/v1/keys", Kind::Repeatable);
-        List { client: self.clone(), call }
-    }
-
-    /// The newest changes of a key, at most `limit`, those before revision `before` if given.
+    /// Waits until a key is at another revision than `known`, for `wait` at most, in whole
+    /// seconds; `None`: it is not. A key that is removed meanwhile, or is not there, is the
+    /// refusal `not-found`. A server that allows less time (`limits.max_timeout`) answers
+    /// earlier.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn history(
+    pub async fn changed(
         &self,
         key: impl AsRef<[u8]>,
-        limit: u64,
-        before: Option<u64>,
-    ) -> Result<History, Error> {
-        #[derive(Deserialize)]
-        struct Raw {
-            items: Vec<RawDated>,
-            more: bool,
-        }
-        #[derive(Deserialize)]
-        struct RawDated {
-            revision: u64,
-            #[serde(flatten)]
-            change: RawChange,
-        }
-        let key = Bytes::copy_from_slice(key.as_ref());
-        let path = format!("/v1/history/{}?limit={limit}", escape(&key, true));
-        let mut call = Call::new(Method::GET, path, Kind::Repeatable);
-        if let Some(before) = before {
-            call = call.query("before", before.to_string().as_bytes());
-        }
-        let raw: Raw = self.json(call).await?;
-        let read = |it: RawDated| it.change.read(Some(&key), it.revision);
-        Ok(History {
-            changes: raw.items.into_iter().map(read).collect::<Result<_, _>>()?,
-            more: raw.more,
-        })
+        known: u64,
+        wait: Duration,
+    ) -> Result<Option<Entry>, Error> {
+        let call = Call::new(Method::GET, path_of(key.as_ref()), Kind::Read)
+            .header("accept", "application/json")
+            .header("if-none-match", tag(known))
+            .header("prefer", format!("wait={}", wait.as_secs().max(1)));
+        let answer = self.answer(Call { wait, timed: false, ..call }).await?;
+        if answer.status == StatusCode::NOT_MODIFIED { Ok(None) } else { answer.read().map(Some) }
     }
 }
 
@@ -187,22 +135,38 @@ impl Get {
     /// How fresh it must be.
     #[must_use]
     pub fn consistency(mut self, consistency: Consistency) -> Self {
-        self.call = self.call.query("consistency", consistency.as_str().as_bytes());
+        self.call = self.call.query("consistency", consistency.as_str());
         self
     }
 
     /// Waits until the node that is asked has applied that revision.
     #[must_use]
     pub fn min_revision(mut self, revision: u64) -> Self {
-        self.call = self.call.query("min_revision", revision.to_string().as_bytes());
+        self.call = self.call.number("min_revision", revision);
         self
     }
 
     /// What the key was after that revision.
     #[must_use]
     pub fn at_revision(mut self, revision: u64) -> Self {
-        self.call = self.call.query("revision", revision.to_string().as_bytes());
+        self.call = self.call.number("revision", revision);
         self
+    }
+
+    /// Only the bytes, as they are stored: the way to read what is large.
+    #[must_use]
+    pub fn raw(self) -> Raw {
+        Raw { client: self.client, call: self.call }
+    }
+
+    /// Only what is known of it, without its value; `None`: there is no such key.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn head(self) -> Result<Option<Meta>, Error> {
+        let call = Call { method: Method::HEAD, ..self.call };
+        let answer = found(self.client.answer(call).await)?;
+        answer.map(|answer| Meta::of(&answer)).transpose()
     }
 }
 
@@ -211,40 +175,123 @@ impl IntoFuture for Get {
     type IntoFuture = Answer<Option<Entry>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            match self.client.json(self.call).await {
-                Ok(entry) => Ok(Some(entry)),
-                Err(error) if error.is("not-found") => Ok(None),
-                Err(error) => Err(error),
-            }
+        let call = self.call.header("accept", "application/json");
+        Box::pin(async move { found(self.client.json(call).await) })
+    }
+}
+
+/// What headers say of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Revision that last wrote it.
+    pub revision: u64,
+    /// As given when it was written.
+    pub content_type: String,
+    /// Bytes of the whole value.
+    pub size: u64,
+}
+
+impl Meta {
+    fn of(answer: &Reply) -> Result<Self, Error> {
+        let lacks = |what| Error::Unexpected(format!("an answer without {what}"));
+        let tag = answer.text("etag").and_then(|tag| tag.trim_matches('"').parse().ok());
+        let whole = answer.text("content-range").and_then(|range| range.rsplit('/').next());
+        let size = whole.or(answer.text("content-length")).and_then(|size| size.parse().ok());
+        Ok(Self {
+            revision: tag.ok_or_else(|| lacks("an ETag"))?,
+            content_type: answer.text("content-type").unwrap_or_default().to_owned(),
+            size: size.ok_or_else(|| lacks("a length"))?,
         })
     }
 }
 
-impl Client {
-    /// Waits until a key is at another revision than `known`, for `wait` at most; `None`: it is
-    /// not. A key that is removed meanwhile is a refusal with the code `not-found`.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn changed(
-        &self,
-        key: impl AsRef<[u8]>,
-        known: u64,
-        wait: Duration,
-    ) -> Result<Option<Entry>, Error> {
-        let call = Call::new(Method::GET, path_of(key.as_ref()), Kind::Repeatable)
-            .header("accept", "application/json")
-            .header("if-none-match", tags(&[known]))
-            .header("prefer", format!("wait={}", wait.as_secs().max(1)));
-        let response = self.send(Call { wait, ..call }).await?;
-        if response.status() == StatusCode::NOT_MODIFIED {
-            return Ok(None);
-        }
-        let body = response.bytes().await.map_err(|error| Error::Broken(error.to_string()))?;
-        let entry = serde_json::from_slice(&body);
-        entry.map(Some).map_err(|error| Error::Unexpected(error.to_string()))
+/// The bytes of a value, or a part of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// They.
+    pub bytes: Bytes,
+    /// Are they a part only?
+    pub partial: bool,
+    /// What else is known.
+    pub meta: Meta,
+}
+
+/// A read of the bytes of one key; `.await` sends it.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    client: Client,
+    call: Call,
+}
+
+impl Raw {
+    /// Only these bytes, as far as there are so many; the refusal `range-not-satisfiable` when
+    /// there is none of them.
+    #[must_use]
+    pub fn part(mut self, part: Range<u64>) -> Self {
+        let last = part.end.saturating_sub(1);
+        self.call = self.call.header("range", format!("bytes={}-{last}", part.start));
+        self
     }
+
+    /// The part only if the value is still of that revision, else all of it.
+    #[must_use]
+    pub fn if_still(mut self, revision: u64) -> Self {
+        self.call = self.call.header("if-range", tag(revision));
+        self
+    }
+}
+
+impl IntoFuture for Raw {
+    type Output = Result<Option<Value>, Error>;
+    type IntoFuture = Answer<Option<Value>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Some(answer) = found(self.client.answer(self.call).await)? else {
+                return Ok(None);
+            };
+            let partial = answer.status == StatusCode::PARTIAL_CONTENT;
+            let meta = Meta::of(&answer)?;
+            Ok(Some(Value { bytes: answer.body, partial, meta }))
+        })
+    }
+}
+
+/// What writes of one key share.
+macro_rules! conditions {
+    ($request:ident, $answer:ty) => {
+        impl $request {
+            /// Only if the key is at that revision; else the refusal `precondition-failed`.
+            #[must_use]
+            pub fn if_revision(mut self, revision: u64) -> Self {
+                self.call = self.call.header("if-match", tag(revision));
+                self
+            }
+
+            /// Only if there is such a key; else the refusal `precondition-failed`.
+            #[must_use]
+            pub fn if_exists(mut self) -> Self {
+                self.call = self.call.header("if-match", "*");
+                self
+            }
+
+            /// A name of one's own for this write, so that another process can ask for it again.
+            #[must_use]
+            pub fn idempotency_key(mut self, name: impl Into<String>) -> Self {
+                self.call = self.call.header("idempotency-key", name);
+                self
+            }
+        }
+
+        impl IntoFuture for $request {
+            type Output = Result<$answer, Error>;
+            type IntoFuture = Answer<$answer>;
+
+            fn into_future(self) -> Self::IntoFuture {
+                Box::pin(async move { self.client.json(self.call).await })
+            }
+        }
+    };
 }
 
 /// A write of one key; `.await` sends it.
@@ -254,6 +301,8 @@ pub struct Put {
     call: Call,
 }
 
+conditions!(Put, Written);
+
 impl Put {
     /// Only if there is no such key; else the refusal `precondition-failed`.
     #[must_use]
@@ -262,31 +311,24 @@ impl Put {
         self
     }
 
-    /// Only if the key is at that revision; else the refusal `precondition-failed`.
-    #[must_use]
-    pub fn if_revision(mut self, revision: u64) -> Self {
-        self.call = self.call.header("if-match", tags(&[revision]));
-        self
-    }
-
     /// Removes it after that time.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.call = self.call.query("ttl", show_duration(ttl).as_bytes());
+        self.call = self.call.query("ttl", show_duration(ttl));
         self
     }
 
     /// Removes it with that lease.
     #[must_use]
     pub fn lease(mut self, id: u64) -> Self {
-        self.call = self.call.query("lease", id.to_string().as_bytes());
+        self.call = self.call.number("lease", id);
         self
     }
 
     /// Answers with what was there before.
     #[must_use]
     pub fn with_prev(mut self) -> Self {
-        self.call = self.call.query("prev", b"true");
+        self.call = self.call.query("prev", "true");
         self
     }
 
@@ -295,33 +337,6 @@ impl Put {
     pub fn content_type(mut self, kind: impl Into<String>) -> Self {
         self.call = self.call.header("content-type", kind);
         self
-    }
-
-    /// A name of one's own for this write, so that it can be asked again by another process.
-    #[must_use]
-    pub fn idempotency_key(mut self, name: impl Into<String>) -> Self {
-        self.call = self.call.header("idempotency-key", name);
-        self
-    }
-
-    /// Only while that lock is held with that token.
-    #[must_use]
-    pub fn fence(mut self, lock: impl AsRef<[u8]>, token: u64) -> Self {
-        self.call = self.call.header("mmapd-fence", fence(lock.as_ref(), token));
-        self
-    }
-}
-
-pub(super) fn fence(lock: &[u8], token: u64) -> String {
-    format!("{};{token}", escape(lock, true))
-}
-
-impl IntoFuture for Put {
-    type Output = Result<Written, Error>;
-    type IntoFuture = Answer<Written>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.client.json(self.call).await })
     }
 }
 
@@ -332,142 +347,22 @@ pub struct Delete {
     call: Call,
 }
 
-impl Delete {
-    /// Only if the key is at that revision; else the refusal `precondition-failed`.
-    #[must_use]
-    pub fn if_revision(mut self, revision: u64) -> Self {
-        self.call = self.call.header("if-match", tags(&[revision]));
-        self
-    }
+conditions!(Delete, Deleted);
 
+impl Delete {
     /// Answers with what was there before.
     #[must_use]
     pub fn with_prev(mut self) -> Self {
-        self.call = self.call.query("prev", b"true");
-        self
-    }
-
-    /// Only while that lock is held with that token.
-    #[must_use]
-    pub fn fence(mut self, lock: impl AsRef<[u8]>, token: u64) -> Self {
-        self.call = self.call.header("mmapd-fence", fence(lock.as_ref(), token));
+        self.call = self.call.query("prev", "true");
         self
     }
 }
 
-impl IntoFuture for Delete {
-    type Output = Result<Deleted, Error>;
-    type IntoFuture = Answer<Deleted>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.client.json(self.call).await })
-    }
-}
-
-/// A listing.
+/// A change of the time that a key has; `.await` sends it.
 #[derive(Clone, Debug)]
-pub struct List {
+pub struct Touch {
     client: Client,
     call: Call,
 }
 
-impl List {
-    fn with(mut self, name: &str, value: &[u8]) -> Self {
-        self.call = self.call.query(name, value);
-        self
-    }
-
-    /// Only keys that begin so.
-    #[must_use]
-    pub fn prefix(self, prefix: impl AsRef<[u8]>) -> Self {
-        self.with("prefix", prefix.as_ref())
-    }
-
-    /// Only keys from `start` up to, and without, `end`.
-    #[must_use]
-    pub fn range(self, start: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> Self {
-        self.with("start", start.as_ref()).with("end", end.as_ref())
-    }
-
-    /// Groups keys by what lies between the prefix and this.
-    #[must_use]
-    pub fn delimiter(self, delimiter: impl AsRef<[u8]>) -> Self {
-        self.with("delimiter", delimiter.as_ref())
-    }
-
-    /// At most so many on a page.
-    #[must_use]
-    pub fn limit(self, limit: u64) -> Self {
-        self.with("limit", limit.to_string().as_bytes())
-    }
-
-    /// From the last key to the first.
-    #[must_use]
-    pub fn descending(self) -> Self {
-        self.with("order", b"desc")
-    }
-
-    /// Without values.
-    #[must_use]
-    pub fn keys_only(self) -> Self {
-        self.with("keys_only", b"true")
-    }
-
-    /// As everything was after that revision.
-    #[must_use]
-    pub fn at_revision(self, revision: u64) -> Self {
-        self.with("revision", revision.to_string().as_bytes())
-    }
-
-    /// How fresh it must be.
-    #[must_use]
-    pub fn consistency(self, consistency: Consistency) -> Self {
-        self.with("consistency", consistency.as_str().as_bytes())
-    }
-
-    /// One page.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn page(&self) -> Result<Page, Error> {
-        self.client.json(self.call.clone()).await
-    }
-
-    /// How many keys there are in the whole range.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn count(&self) -> Result<u64, Error> {
-        let call = self.call.clone().query("count_only", b"true");
-        self.client.json::<Page>(call).await.map(|page| page.count)
-    }
-
-    /// The listing that goes on after this page; `None`: that was the last.
-    #[must_use]
-    pub fn after(&self, page: &Page) -> Option<Self> {
-        let next = page.next.as_ref()?;
-        let (path, query) = self.call.path.split_once('?').unwrap_or((&self.call.path, ""));
-        let kept = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("cursor="));
-        let path = format!("{path}?{}", kept.collect::<Vec<_>>().join("&"));
-        let call = Call { path: path.trim_end_matches('?').to_owned(), ..self.call.clone() };
-        Some(Self { client: self.client.clone(), call: call.query("cursor", next.as_bytes()) })
-    }
-
-    /// All of it, however much that is.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn all(&self) -> Result<Vec<Entry>, Error> {
-        let mut list = self.clone();
-        let mut items = Vec::new();
-        loop {
-            let page = list.page().await?;
-            let next = list.after(&page);
-            items.extend(page.items);
-            match next {
-                Some(next) => list = next,
-                None => return Ok(items),
-            }
-        }
-    }
-}
+conditions!(Touch, Touched);

@@ -2,23 +2,90 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::error::Error;
+use super::keys::found;
 use super::transport::{Call, Client, Kind, escape};
+use super::types::bytes_of;
 use crate::config::show_duration;
 
 /// A lock that is held.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawLock")]
 pub struct Lock {
-    /// Goes up each time the lock is taken: give it along with writes (`fence`).
+    /// Its name.
+    pub name: Bytes,
+    /// Goes up each time the lock is taken: what [`Client::fenced`] takes.
     pub token: u64,
-    /// Names this holder, to give the lock back.
+    /// The revision at which the place in the queue was taken.
     pub ticket: u64,
     /// The lease that it is held by: keep it alive.
     pub lease: u64,
+    /// Who took it.
+    pub owner: String,
+}
+
+#[derive(Deserialize)]
+struct RawLock {
+    name: Option<String>,
+    name_b64: Option<String>,
+    token: u64,
+    ticket: u64,
+    lease: u64,
+    owner: String,
+}
+
+impl TryFrom<RawLock> for Lock {
+    type Error = Error;
+
+    fn try_from(raw: RawLock) -> Result<Self, Error> {
+        Ok(Self {
+            name: bytes_of(raw.name, raw.name_b64, "name")?,
+            token: raw.token,
+            ticket: raw.ticket,
+            lease: raw.lease,
+            owner: raw.owner,
+        })
+    }
+}
+
+/// Somebody who waits for a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Waiter {
+    /// The revision at which the place was taken.
+    pub ticket: u64,
+    /// The lease that the place lasts as long as.
+    pub lease: u64,
+    /// Who waits.
+    pub owner: String,
+}
+
+/// A lock with its queue.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct LockInfo {
+    /// The store's revision that this was read at.
+    pub revision: u64,
+    /// Who holds it.
+    pub holder: Lock,
+    /// How many wait for it; no more than 1000 are counted.
+    pub queue: u64,
+    /// They, first come first.
+    pub waiting: Vec<Waiter>,
+}
+
+/// Locks that are held, in the order of their names: one page.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Locks {
+    /// The store's revision that the page was read at.
+    pub revision: u64,
+    /// Some of them.
+    pub locks: Vec<Lock>,
+    /// Are there more?
+    pub more: bool,
 }
 
 /// How a lock is taken.
@@ -26,9 +93,9 @@ pub struct Lock {
 pub struct LockOptions {
     /// How long it is held without a sign of life, by a lease made for it; 30 s unless set.
     pub ttl: Option<Duration>,
-    /// Held by this lease instead.
+    /// Held by this lease instead: that of a [`super::Session`], for one.
     pub lease: Option<u64>,
-    /// How long to wait in the queue for it; `None`: not at all.
+    /// How long to wait in the queue for it, at most `limits.max_timeout`; `None`: not at all.
     pub wait: Option<Duration>,
     /// For people: who takes it.
     pub owner: Option<String>,
@@ -43,9 +110,9 @@ impl Client {
     /// use mmapd::client::LockOptions;
     /// let wait = Some(Duration::from_secs(10));
     /// let lock = client.lock("jobs", &LockOptions { wait, ..LockOptions::default() }).await?;
-    /// // Refused once somebody else holds the lock, however late this arrives:
-    /// client.put("jobs/last", "7").fence("jobs", lock.token).await?;
-    /// client.unlock("jobs", &lock).await?;
+    /// // Refused once somebody else holds the lock, however late it arrives:
+    /// client.fenced("jobs", lock.token).put("jobs/last", "7").await?;
+    /// client.unlock(&lock).await?;
     /// # Ok(())
     /// # }
     /// ```
@@ -70,13 +137,42 @@ impl Client {
         self.json(Call { wait, ..call.json(&Value::Object(body)) }).await
     }
 
-    /// Gives a lock back.
+    /// Gives a lock back. That it is held no more is no error.
     ///
     /// # Errors
-    /// See [`Error`]; `not-found` when it is held no more.
-    pub async fn unlock(&self, name: impl AsRef<[u8]>, lock: &Lock) -> Result<(), Error> {
-        let path = format!("{}?token={}", path_of(name.as_ref()), lock.token);
-        self.send(Call::new(Method::DELETE, path, Kind::Write)).await.map(drop)
+    /// See [`Error`].
+    pub async fn unlock(&self, lock: &Lock) -> Result<(), Error> {
+        let call = Call::new(Method::DELETE, path_of(&lock.name), Kind::Write);
+        found(self.answer(call.number("token", lock.token)).await).map(drop)
+    }
+
+    /// Gives up a place in the queue, or the lock if its turn has come meanwhile.
+    ///
+    /// # Errors
+    /// See [`Error`]; `not-found` when there is no such place.
+    pub async fn give_up(&self, name: impl AsRef<[u8]>, ticket: u64) -> Result<(), Error> {
+        let call = Call::new(Method::DELETE, path_of(name.as_ref()), Kind::Write);
+        self.answer(call.number("ticket", ticket)).await.map(drop)
+    }
+
+    /// Who holds a lock, and who waits for it; `None`: nobody.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn lock_info(&self, name: impl AsRef<[u8]>) -> Result<Option<LockInfo>, Error> {
+        found(self.json(Call::new(Method::GET, path_of(name.as_ref()), Kind::Read)).await)
+    }
+
+    /// Locks that are held, with names above `after`, at most `limit` of them.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn locks(&self, after: impl AsRef<[u8]>, limit: u64) -> Result<Locks, Error> {
+        let mut call = Call::new(Method::GET, "/v1/locks", Kind::Read).number("limit", limit);
+        if !after.as_ref().is_empty() {
+            call = call.query("after", after);
+        }
+        self.json(call).await
     }
 }
 

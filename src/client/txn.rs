@@ -10,8 +10,9 @@ use serde_json::{Map, Value, json};
 
 use super::error::Error;
 use super::keys::field;
+use super::leases::Lease;
 use super::transport::{Call, Client, Kind};
-use super::types::{Entry, Lease, Written};
+use super::types::{Consistency, Entry, Written};
 use crate::config::show_duration;
 
 /// How the stored thing, left, compares with the one that is given.
@@ -78,14 +79,18 @@ impl Compare {
 }
 
 /// The value, and its encoding when it is not text.
-fn encoded(value: &[u8]) -> (Value, Option<Value>) {
+pub(super) fn encoded(value: &[u8]) -> (Value, Option<Value>) {
     match std::str::from_utf8(value) {
         Ok(text) => (text.into(), None),
         Err(_) => (STANDARD.encode(value).into(), Some("base64".into())),
     }
 }
 
-/// One step.
+fn range(start: &[u8], end: &[u8]) -> Map<String, Value> {
+    Map::from_iter([field("start", start), field("end", end)])
+}
+
+/// One step. What is set and has no meaning for it is refused by the service.
 #[derive(Clone, Debug)]
 pub struct Op(Value);
 
@@ -108,6 +113,11 @@ impl Op {
         Self(json!({"delete": Map::from_iter([field("prefix", prefix.as_ref())])}))
     }
 
+    /// Removes all keys from `start` up to, and without, `end`.
+    pub fn delete_range(start: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> Self {
+        Self(json!({"delete": range(start.as_ref(), end.as_ref())}))
+    }
+
     /// Reads a key.
     pub fn get(key: impl AsRef<[u8]>) -> Self {
         Self(json!({"get": Map::from_iter([field("key", key.as_ref())])}))
@@ -118,10 +128,23 @@ impl Op {
         Self(json!({"get": Map::from_iter([field("prefix", prefix.as_ref())])}))
     }
 
+    /// Reads all keys from `start` up to, and without, `end`.
+    pub fn get_range(start: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> Self {
+        Self(json!({"get": range(start.as_ref(), end.as_ref())}))
+    }
+
     /// Makes a lease, which later puts of the same branch can name with [`Op::on_new_lease`].
     #[must_use]
     pub fn lease(ttl: Duration) -> Self {
         Self(json!({"lease": {"ttl": show_duration(ttl)}}))
+    }
+
+    pub(super) fn json(&self) -> &Value {
+        &self.0
+    }
+
+    fn is_read(&self) -> bool {
+        self.0.get("get").is_some()
     }
 
     fn with(mut self, name: &str, value: Value) -> Self {
@@ -147,6 +170,18 @@ impl Op {
     #[must_use]
     pub fn on_new_lease(self) -> Self {
         self.with("lease", "new".into())
+    }
+
+    /// A put of a value of that type.
+    #[must_use]
+    pub fn content_type(self, kind: impl Into<String>) -> Self {
+        self.with("content_type", kind.into().into())
+    }
+
+    /// A get of at most so many keys.
+    #[must_use]
+    pub fn limit(self, limit: u64) -> Self {
+        self.with("limit", limit.into())
     }
 
     /// A put or delete that answers with what was there before.
@@ -197,9 +232,10 @@ pub struct TxnResult {
 #[derive(Clone, Debug)]
 pub struct Txn {
     client: Client,
+    call: Call,
     compares: Vec<Value>,
-    then: Vec<Value>,
-    otherwise: Vec<Value>,
+    then: Vec<Op>,
+    otherwise: Vec<Op>,
 }
 
 impl Client {
@@ -221,8 +257,9 @@ impl Client {
     /// ```
     #[must_use]
     pub fn txn(&self) -> Txn {
+        let call = Call::new(Method::POST, "/v1/txn", Kind::Write);
         let (compares, then, otherwise) = (Vec::new(), Vec::new(), Vec::new());
-        Txn { client: self.clone(), compares, then, otherwise }
+        Txn { client: self.clone(), call, compares, then, otherwise }
     }
 }
 
@@ -237,14 +274,28 @@ impl Txn {
     /// One more step for when all hold.
     #[must_use]
     pub fn then(mut self, op: Op) -> Self {
-        self.then.push(op.0);
+        self.then.push(op);
         self
     }
 
     /// One more step for when one does not hold.
     #[must_use]
     pub fn or_else(mut self, op: Op) -> Self {
-        self.otherwise.push(op.0);
+        self.otherwise.push(op);
+        self
+    }
+
+    /// How fresh the answer of a transaction that only reads must be.
+    #[must_use]
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.call = self.call.query("consistency", consistency.as_str());
+        self
+    }
+
+    /// A name of one's own for it, so that another process can ask for it again.
+    #[must_use]
+    pub fn idempotency_key(mut self, name: impl Into<String>) -> Self {
+        self.call = self.call.header("idempotency-key", name);
         self
     }
 
@@ -253,11 +304,13 @@ impl Txn {
     /// # Errors
     /// See [`Error`].
     pub async fn commit(self) -> Result<TxnResult, Error> {
-        let writes = |ops: &[Value]| ops.iter().any(|op| op.get("get").is_none());
-        let is_read = !writes(&self.then) && !writes(&self.otherwise);
-        let kind = if is_read { Kind::Repeatable } else { Kind::Write };
-        let body = json!({"if": self.compares, "then": self.then, "else": self.otherwise});
-        self.client.json(Call::new(Method::POST, "/v1/txn", kind).json(&body)).await
+        let is_read = self.then.iter().chain(&self.otherwise).all(Op::is_read);
+        let kind = if is_read { Kind::Read } else { Kind::Write };
+        let ops = |ops: Vec<Op>| Value::Array(ops.into_iter().map(|op| op.0).collect());
+        let (then, otherwise) = (ops(self.then), ops(self.otherwise));
+        let body = json!({"if": self.compares, "then": then, "else": otherwise});
+        let call = Call { kind, fenced: !is_read, ..self.call };
+        self.client.json(call.json(&body)).await
     }
 }
 

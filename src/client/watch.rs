@@ -9,15 +9,16 @@ use reqwest::{Method, Response};
 use serde::Deserialize;
 
 use super::error::Error;
+use super::history::{Change, RawChange};
 use super::transport::{Call, Client, Kind};
-use super::types::{Change, RawChange};
 
-/// What is watched.
+/// What is watched; [`WatchRequest::start`] begins.
 #[derive(Clone, Debug)]
 pub struct WatchRequest {
     client: Client,
     call: Call,
     after: Option<u64>,
+    progress: bool,
 }
 
 /// All that one revision changed of what is watched.
@@ -25,7 +26,7 @@ pub struct WatchRequest {
 pub struct Event {
     /// The revision.
     pub revision: u64,
-    /// Its changes in their order.
+    /// Its changes in their order; none if this only says how far the watch is.
     pub changes: Vec<Change>,
 }
 
@@ -34,42 +35,57 @@ impl Client {
     ///
     /// ```no_run
     /// # async fn example(client: mmapd::client::Client) -> Result<(), mmapd::client::Error> {
-    /// let mut watch = client.watch().prefix("users/").start();
-    /// while let Some(event) = watch.next().await? {
+    /// let users = client.list().prefix("users/").page().await?;
+    /// let mut watch = client.watch().prefix("users/").after(users.revision).start().await?;
+    /// loop {
+    ///     let event = watch.next().await?;
     ///     for change in event.changes {
     ///         println!("{} {:?} {:?}", event.revision, change.kind, change.key);
     ///     }
     /// }
-    /// # Ok(())
     /// # }
     /// ```
     #[must_use]
     pub fn watch(&self) -> WatchRequest {
-        let call = Call::new(Method::GET, "/v1/watch", Kind::Repeatable);
+        let call = Call::new(Method::GET, "/v1/watch", Kind::Read);
         let call = call.header("accept", "text/event-stream");
-        WatchRequest { client: self.clone(), call, after: None }
+        WatchRequest { client: self.clone(), call, after: None, progress: false }
     }
 }
 
 impl WatchRequest {
-    /// Keys that begin so.
+    /// Keys that begin so; may be given often.
     #[must_use]
     pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> Self {
-        self.call = self.call.query("prefix", prefix.as_ref());
+        self.call = self.call.query("prefix", prefix);
         self
     }
 
-    /// One key.
+    /// One key; may be given often.
     #[must_use]
     pub fn key(mut self, key: impl AsRef<[u8]>) -> Self {
-        self.call = self.call.query("key", key.as_ref());
+        self.call = self.call.query("key", key);
         self
     }
 
     /// With what was there before.
     #[must_use]
     pub fn with_prev(mut self) -> Self {
-        self.call = self.call.query("prev", b"true");
+        self.call = self.call.query("prev", "true");
+        self
+    }
+
+    /// Without values.
+    #[must_use]
+    pub fn keys_only(mut self) -> Self {
+        self.call = self.call.query("keys_only", "true");
+        self
+    }
+
+    /// With events without changes, that say up to which revision everything was told.
+    #[must_use]
+    pub fn with_progress(mut self) -> Self {
+        self.progress = true;
         self
     }
 
@@ -80,12 +96,19 @@ impl WatchRequest {
         self
     }
 
-    /// Begins, when the first event is asked for.
-    #[must_use]
-    pub fn start(self) -> Watch {
-        let Self { client, call, after } = self;
-        let parser = Parser::default();
-        Watch { client, call, after, stream: None, parser, failures: 0 }
+    /// Begins: all that is acknowledged after this returns will be told, and all after the
+    /// revision that was given.
+    ///
+    /// # Errors
+    /// See [`Error`]; `compacted` when the history does not reach back to that revision.
+    pub async fn start(self) -> Result<Watch, Error> {
+        let Self { client, call, after, progress } = self;
+        let mut watch = Watch { client, call, progress, after, stream: None, failures: 0 };
+        while watch.stream.is_none() || watch.after.is_none() {
+            // The first message says where it begins, so that it can go on elsewhere.
+            watch.step().await?;
+        }
+        Ok(watch)
     }
 }
 
@@ -94,64 +117,88 @@ impl WatchRequest {
 pub struct Watch {
     client: Client,
     call: Call,
+    progress: bool,
     /// The newest revision that is known to be told.
     after: Option<u64>,
-    stream: Option<Response>,
-    parser: Parser,
+    stream: Option<Stream>,
     /// Connections in a row that brought nothing.
     failures: u32,
 }
 
+/// An answer that goes on.
+#[derive(Debug)]
+struct Stream {
+    body: Response,
+    parser: Parser,
+    /// Who sends it.
+    turn: usize,
+}
+
 /// Connections in a row that bring nothing before a watch gives up.
 const FAILURES_MAX: u32 = 20;
+/// The pause before the second of them; each further one is longer by as much.
+const PAUSE: Duration = Duration::from_millis(50);
 
 impl Watch {
-    /// Everything up to this revision was told; `None`: nothing yet.
+    /// Everything up to this revision was told.
     #[must_use]
-    pub fn revision(&self) -> Option<u64> {
-        self.after
+    pub fn revision(&self) -> u64 {
+        self.after.unwrap_or_default()
     }
 
     /// The next revision that changes something that is watched. It waits as long as that
-    /// takes, and connects anew as often as needed.
+    /// takes, and goes to other nodes as often as needed. Nothing is lost when it is dropped
+    /// before it is done.
     ///
     /// # Errors
     /// See [`Error`]; `compacted` when the watch is so far behind that the history does not
-    /// reach back to it.
-    pub async fn next(&mut self) -> Result<Option<Event>, Error> {
+    /// reach back to it: list what is watched, and begin after the revision of the listing.
+    pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
-            while let Some(message) = self.parser.next() {
-                self.failures = 0;
-                if let Some(event) = self.take(&message)? {
-                    return Ok(Some(event));
-                }
-            }
-            let Some(stream) = &mut self.stream else {
-                self.connect().await?;
-                continue;
-            };
-            match stream.chunk().await {
-                Ok(Some(bytes)) => self.parser.push(&bytes),
-                Ok(None) | Err(_) => self.stream = None,
+            if let Some(event) = self.step().await? {
+                return Ok(event);
             }
         }
     }
 
+    /// Takes a message, or some bytes, or connects.
+    async fn step(&mut self) -> Result<Option<Event>, Error> {
+        let Some(stream) = &mut self.stream else {
+            self.connect().await?;
+            return Ok(None);
+        };
+        if let Some(message) = stream.parser.next() {
+            self.failures = 0;
+            return self.take(&message);
+        }
+        let silence = self.client.silence();
+        match tokio::time::timeout(silence, stream.body.chunk()).await {
+            Ok(Ok(Some(bytes))) => stream.parser.push(&bytes),
+            // It ended, it broke, or there was not even a sign of life.
+            Ok(Ok(None) | Err(_)) | Err(_) => {
+                let turn = stream.turn;
+                self.client.leave(turn);
+                self.stream = None;
+            }
+        }
+        Ok(None)
+    }
+
     async fn connect(&mut self) -> Result<(), Error> {
+        if self.failures >= FAILURES_MAX {
+            return Err(Error::Broken("no watch lasts".into()));
+        }
         if self.failures > 0 {
-            tokio::time::sleep(Duration::from_millis(50) * self.failures.min(20)).await;
+            tokio::time::sleep(PAUSE * self.failures).await;
         }
         self.failures += 1;
         let mut call = self.call.clone();
         if let Some(after) = self.after {
             call = call.header("last-event-id", after.to_string());
         }
-        self.parser = Parser::default();
-        match self.client.send(call).await {
-            Ok(stream) if self.failures <= FAILURES_MAX => self.stream = Some(stream),
-            Ok(_) => return Err(Error::Unreachable("no watch lasts".into())),
-            Err(error) => return Err(error),
-        }
+        let answer = self.client.stream(call).await?;
+        let parser = Parser::default();
+        self.stream = answer.rest.map(|body| Stream { body, parser, turn: answer.turn });
         Ok(())
     }
 
@@ -162,20 +209,25 @@ impl Watch {
             revision: u64,
             events: Vec<RawChange>,
         }
-        let seen = message.id.as_ref().and_then(|id| id.parse().ok());
-        if message.event != "change" {
-            // `progress` says how far it is; `draining` and `lagged` end the stream.
-            if message.event == "progress" {
-                self.after = seen.or(self.after);
+        match message.event.as_str() {
+            "change" => {
+                let raw: Raw = serde_json::from_str(&message.data)
+                    .map_err(|error| Error::Unexpected(format!("a watch's message: {error}")))?;
+                let changes = raw.events.into_iter().map(|change| change.read(None));
+                let changes = changes.collect::<Result<_, _>>()?;
+                self.after = Some(raw.revision);
+                Ok(Some(Event { revision: raw.revision, changes }))
             }
-            return Ok(None);
+            "progress" => {
+                let seen = message.id.as_ref().and_then(|id| id.parse().ok());
+                self.after = seen.or(self.after);
+                let told = self.progress.then_some(self.after).flatten();
+                Ok(told.map(|revision| Event { revision, changes: Vec::new() }))
+            }
+            // `draining` and `lagged` end the stream. After `lagged` the next answer is 410,
+            // which says it better.
+            _ => Ok(None),
         }
-        let raw: Raw = serde_json::from_str(&message.data)
-            .map_err(|error| Error::Unexpected(format!("a watch's message: {error}")))?;
-        let changes = raw.events.into_iter().map(|change| change.read(None, raw.revision));
-        let event = Event { revision: raw.revision, changes: changes.collect::<Result<_, _>>()? };
-        self.after = Some(raw.revision);
-        Ok(Some(event))
     }
 }
 
@@ -191,6 +243,8 @@ struct Message {
 #[derive(Debug, Default)]
 struct Parser {
     buffer: BytesMut,
+    /// Of the buffer, so much has no end of a line in it.
+    seen: usize,
     message: Message,
     ready: VecDeque<Message>,
 }
@@ -198,11 +252,13 @@ struct Parser {
 impl Parser {
     fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
-        while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-            let line = self.buffer.split_to(end + 1);
+        while let Some(at) = self.buffer[self.seen..].iter().position(|byte| *byte == b'\n') {
+            let line = self.buffer.split_to(self.seen + at + 1);
+            self.seen = 0;
             let line = String::from_utf8_lossy(&line);
             self.line(line.trim_end_matches(['\r', '\n']));
         }
+        self.seen = self.buffer.len();
     }
 
     fn line(&mut self, line: &str) {
