@@ -27,7 +27,19 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
+/// Says which seed it was when the cluster's own code panics.
+struct Under(u64);
+
+impl Drop for Under {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("SIM_SEED={} cargo test --release --test simulation no_seed", self.0);
+        }
+    }
+}
+
 fn run(seed: u64) -> Report {
+    let _under = Under(seed);
     match Sim::new(Plan::of(seed)).run() {
         Ok(report) => report,
         Err(violation) => panic!(
