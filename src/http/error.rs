@@ -52,7 +52,12 @@ pub(super) enum ApiError {
         actual: Option<u64>,
     },
     /// A body of another type than this.
-    UnsupportedType(&'static str),
+    UnsupportedType {
+        /// The type.
+        wanted: &'static str,
+        /// The header that names it.
+        header: &'static str,
+    },
     /// For another cluster or node.
     Misdirected(String),
     /// Well-formed and impossible.
@@ -174,7 +179,7 @@ impl ApiError {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-large", "Headers too large")
             }
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
-            Self::UnsupportedType(_) => {
+            Self::UnsupportedType { .. } => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported type")
             }
             Self::Misdirected(_) => {
@@ -233,7 +238,7 @@ impl ApiError {
                 format!("the first line and the headers may have at most {limit} bytes")
             }
             Self::TooLarge { limit, .. } => format!("the body may have at most {limit} bytes"),
-            Self::UnsupportedType(wanted) => format!("the body has to be {wanted}"),
+            Self::UnsupportedType { wanted, .. } => format!("the body has to be {wanted}"),
             Self::Rebuilding => "this node's database was damaged and is being made anew".into(),
             Self::Beyond { what, limit, actual } => {
                 format!("{what}: at most {limit} are allowed, these are {actual}")
@@ -265,7 +270,7 @@ impl ApiError {
             | Self::TooSlow
             | Self::PreconditionFailed { .. }
             | Self::Fenced(_)
-            | Self::UnsupportedType(_)
+            | Self::UnsupportedType { .. }
             | Self::Misdirected(_)
             | Self::Unprocessable(_)
             | Self::Compacted { .. }
@@ -290,9 +295,8 @@ impl ApiError {
             let size = HeaderValue::try_from(format!("bytes */{size}")).ok()?;
             return Some((header::CONTENT_RANGE, size));
         }
-        if let Self::UnsupportedType(wanted) = self {
-            let name = HeaderName::from_static("accept-patch");
-            return Some((name, HeaderValue::from_static(wanted)));
+        if let Self::UnsupportedType { wanted, header } = self {
+            return Some((HeaderName::from_static(header), HeaderValue::from_static(wanted)));
         }
         None
     }
@@ -314,7 +318,7 @@ impl ApiError {
             | Self::KeyTooLarge { .. }
             | Self::HeadTooLarge { .. }
             | Self::TooLarge { .. }
-            | Self::UnsupportedType(_)
+            | Self::UnsupportedType { .. }
             | Self::Misdirected(_)
             | Self::Unprocessable(_)
             | Self::Beyond { .. }

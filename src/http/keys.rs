@@ -227,7 +227,7 @@ pub(super) async fn patch(
     edge.timeout(&query)?;
     let conditions = extract::conditions(&head.headers)?;
     if !is_merge_patch(&head.headers) {
-        return Err(ApiError::UnsupportedType(MERGE_PATCH));
+        return Err(ApiError::UnsupportedType { wanted: MERGE_PATCH, header: "accept-patch" });
     }
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);

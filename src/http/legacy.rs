@@ -15,6 +15,8 @@ use super::extract::{self, Query};
 use crate::machine::{self, Applied, Command, Conditions, Life, Span};
 use crate::node::{Consistency, RoleName};
 
+const FORM: &str = "application/x-www-form-urlencoded";
+
 /// Room for the field's name and its encoding in a form body.
 const FORM_EXTRA: u64 = 1024;
 
@@ -44,6 +46,7 @@ fn text(bytes: Bytes) -> Response {
         (status = 408, body = Problem, content_type = "application/problem+json", description = "`request-timeout`"),
         (status = 413, body = Problem, content_type = "application/problem+json", description = "`too-large`"),
         (status = 414, body = Problem, content_type = "application/problem+json", description = "`too-large`: the key"),
+        (status = 415, body = Problem, content_type = "application/problem+json", description = "`unsupported-media-type`: a form of another kind", headers(("Accept-Post" = String, description = "what is supported"))),
         (status = 429, body = Problem, content_type = "application/problem+json", description = "`overloaded`"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`"),
         (status = 504, body = Problem, content_type = "application/problem+json", description = "`outcome-unknown`"),
@@ -54,6 +57,11 @@ pub(super) async fn set(State(edge): State<Edge>, request: Request) -> Result<Re
     let (head, body) = request.into_parts();
     let key = extract::key(&head.uri, "/set/")?;
     Query::parse(&head.uri, &[])?;
+    let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    // What may stand between its boundaries is no field of this form.
+    if kind.is_some_and(|kind| kind.to_ascii_lowercase().starts_with("multipart/")) {
+        return Err(ApiError::UnsupportedType { wanted: FORM, header: "accept-post" });
+    }
     let limits = &edge.config.limits;
     // Every byte of the value may be written as three.
     let limit = limits.value * 3 + FORM_EXTRA;
