@@ -777,6 +777,7 @@ fn escapes(bug: Planted) -> Option<&'static str> {
         | Planted::RemovedNeverCampaigns
         | Planted::NewLifeInherits
         | Planted::SnapshotOfLaterConfig => Some("the members never change"),
+        Planted::NewcomerVotes => Some("nobody is taken in"),
         Planted::OutsiderVoteCounts => Some("nobody is outside"),
         Planted::VoteWhileInstalling | Planted::CampaignWhileInstalling => {
             Some("snapshots are installed at once")

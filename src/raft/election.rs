@@ -82,6 +82,9 @@ impl Raft {
     }
 
     fn is_up_to_date(&self, candidate: LogId) -> bool {
+        if self.is_newcomer() && !self.planted(Planted::NewcomerVotes) {
+            return false;
+        }
         if self.planted(Planted::IndexOnlyUpToDate) {
             return candidate.index >= self.last().index;
         }
@@ -91,6 +94,14 @@ impl Raft {
             return false; // it may miss what we acknowledged and forgot
         }
         candidate >= self.last()
+    }
+
+    /// Was this node taken in, and has received nothing yet? Who asks for its vote may have lost
+    /// its disk, and take itself and its peers for the founders of a cluster: of two empty logs
+    /// none is behind. No cluster counts on the vote of a newcomer: it gets one when it is
+    /// caught up.
+    fn is_newcomer(&self) -> bool {
+        self.last() == LogId::default() && !self.members.current().is_voter(self.config.id)
     }
 
     /// To pre-candidate: asks around; term and vote stay.

@@ -72,6 +72,9 @@ bugs! {
     NewerTermInAnswerIgnored,
     /// Who may not lead campaigns: a learner, or a node that is removed (openraft#1805).
     AnyoneCampaigns,
+    /// A learner that has received nothing votes for a founder that lost its disk (seed 16395 of
+    /// the simulation).
+    NewcomerVotes,
     /// A node votes by a log that a snapshot is about to replace.
     VoteWhileInstalling,
     /// A node campaigns with a log that a snapshot is about to replace (nebula#1769).
