@@ -21,7 +21,7 @@ use mmapd::config::Config;
 use mmapd::machine::{Command, Content, Life, Op, Span, Txn};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use support::http::Server;
-use support::process::{Client, Cluster, Reply, pause, wait};
+use support::process::{Client, Cluster, Node, Reply, pause, wait};
 use support::sse::{Message, open, watch};
 
 /// The revision of a write that has to succeed.
@@ -451,7 +451,7 @@ fn each_watch_sees_each_change_once_and_in_order_whatever_happens() {
     let addrs: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.addr).collect();
     let (written, connected) = (Written::default(), AtomicU64::new(0));
     let start = Instant::now();
-    let mut rounds = 0;
+    let (mut rounds, mut memory) = (0, 0);
     let followed: Vec<Followed> = thread::scope(|scope| {
         let follower = |stream| {
             let (addrs, connected) = (&addrs, &connected);
@@ -479,6 +479,8 @@ fn each_watch_sees_each_change_once_and_in_order_whatever_happens() {
                 });
             };
             wrote(goal(2));
+            let sizes = cluster.nodes.iter().map(Node::anonymous_bytes);
+            memory = memory.max(sizes.max().unwrap_or_default());
             harm(&mut cluster, rounds);
             wrote(goal(4));
             cluster.start_all();
@@ -497,9 +499,14 @@ fn each_watch_sees_each_change_once_and_in_order_whatever_happens() {
     let acknowledged = judge(&addrs, &followed, written);
     println!(
         "watch: {streams} streams saw {seen} changes, {acknowledged} of them acknowledged, over \
-         {connections} connections in {:?}; {rounds} nodes killed or stopped",
-        start.elapsed()
+         {connections} connections in {:?}; {rounds} nodes killed or stopped, none of which held \
+         more than {} MiB",
+        start.elapsed(),
+        memory >> 20
     );
+    // What a checkpoint is due for, and as much again; and what a connection may hold.
+    let most = (2 * (64 << 20)) + streams * (64 << 10);
+    assert!(memory < most, "a node holds {memory} bytes for {streams} streams, not below {most}");
     assert!(connections > streams, "some had to go on elsewhere");
 }
 

@@ -181,6 +181,14 @@ impl Node {
         self.child.as_ref().expect("started").id()
     }
 
+    /// Memory of the process that no file holds, in bytes.
+    pub(crate) fn anonymous_bytes(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.expect("Linux says so") << 10
+    }
+
     /// Is there a process?
     pub(crate) fn runs(&self) -> bool {
         self.child.is_some()
