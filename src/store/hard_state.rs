@@ -28,6 +28,7 @@ use std::sync::Arc;
 use super::Identity;
 use super::disk::{Disk, FileKind, Region, grow_with_zeros, parent};
 use super::error::StoreError;
+use super::recovery::REACHABLE;
 use super::segment::{half, word};
 use crate::raft::types::{HardState, Index, LogId, NodeId, Term};
 
@@ -238,7 +239,8 @@ pub(super) fn read_slots(
     Ok(slots)
 }
 
-/// Total: any bytes give a slot or nothing.
+/// Total: any bytes give a slot or nothing. A slot whose numbers no node ever reaches is none,
+/// whatever its checksum says.
 fn decode(bytes: &[u8; COVERED]) -> Option<(u64, Saved)> {
     let word = |at: usize| word(bytes, at);
     let half = |at: usize| half(bytes, at);
@@ -267,7 +269,10 @@ fn decode(bytes: &[u8; COVERED]) -> Option<(u64, Saved)> {
         install: (flags & INSTALL != 0).then_some(install),
         amnesia: (flags & AMNESIA != 0).then_some(Term(word(136)?)),
     };
-    Some((word(16)?, saved))
+    let sequence = word(16)?;
+    // What is counted on from here, by this file, by the log and by the protocol.
+    let counted = [sequence, saved.hard.term.0, saved.durable, saved.last.index.0];
+    counted.iter().all(|number| *number <= REACHABLE).then_some((sequence, saved))
 }
 
 #[cfg(test)]
@@ -317,5 +322,23 @@ mod tests {
             let file = HardStateFile::open(&disk, path, identity).unwrap();
             assert_eq!(file.saved.hard.term, Term(saves), "the other pair");
         }
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_counted_on_from_are_not_believed() {
+        let disk = SimDisk::new(1);
+        let file = HardStateFile::open(&disk, Path::new("/log/hard.state"), identity).unwrap();
+        let decoded = |sequence, change: &dyn Fn(&mut Saved)| {
+            let mut saved = file.saved;
+            change(&mut saved);
+            let mut bytes = [0; COVERED];
+            encode(sequence, &saved, &mut bytes);
+            decode(&bytes)
+        };
+        assert_eq!(decoded(REACHABLE, &|_| {}), Some((REACHABLE, file.saved)));
+        assert_eq!(decoded(u64::MAX, &|_| {}), None);
+        assert_eq!(decoded(3, &|saved| saved.hard.term = Term(u64::MAX)), None);
+        assert_eq!(decoded(3, &|saved| saved.durable = u64::MAX), None);
+        assert_eq!(decoded(3, &|saved| saved.last.index = Index(u64::MAX)), None);
     }
 }
