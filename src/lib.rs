@@ -12,6 +12,7 @@
 //! | [`node`] | turns decisions of `raft` into effects, in one fixed order | parse HTTP |
 //! | [`http`] | the REST service | know roles or peers |
 //! | [`client`] | a client of the REST service, for programs in Rust | know a node from inside |
+//! | [`linear`] | judges whether what clients saw is linearizable | ask anybody |
 //! | [`config`], [`metrics`], [`cli`] | settings, numbers, the command line | |
 //!
 //! `ARCHITECTURE.md` tells the same at more length and follows a write through it.
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod http;
+pub mod linear;
 pub mod machine;
 pub mod metrics;
 pub mod node;

@@ -6,7 +6,6 @@
 #![allow(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 
 mod support {
-    pub(crate) mod history;
     pub(crate) mod load;
     pub(crate) mod process;
 }

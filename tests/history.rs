@@ -1,10 +1,7 @@
 //! The judge is judged: histories whose verdict is known, by hand and by brute force.
 #![allow(clippy::too_many_lines, reason = "a table of cases is one thing")]
 
-#[path = "support/history.rs"]
-mod history;
-
-use history::{Action, Expect, History, Outcome, Recorder};
+use mmapd::linear::{Action, Expect, History, Outcome, Recorder};
 
 fn put(value: &str) -> Action {
     Action::put(value)

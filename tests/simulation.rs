@@ -4,8 +4,6 @@
 //! `SIM_SEED=7 cargo test --release --test simulation` runs one seed; `SIM_SECONDS=180` runs
 //! seeds for that long, from seed 1 or from `SIM_FIRST`. Without any, a handful of seeds run.
 
-#[path = "support/history.rs"]
-mod history;
 #[path = "support/sim.rs"]
 mod sim;
 

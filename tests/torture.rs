@@ -6,7 +6,6 @@
 //! (`--nocapture`), and nothing depends on them.
 
 mod support {
-    pub(crate) mod history;
     pub(crate) mod load;
     pub(crate) mod net;
     pub(crate) mod process;
@@ -22,8 +21,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mmapd::linear::{Action, History, Operation, Outcome};
 use rustix::process::Signal;
-use support::history::{Action, History, Operation, Outcome};
 use support::load::Load;
 use support::net::Net;
 use support::process::{Client, Cluster, Node, wait};

@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use super::history::{Action, Expect, History, OpId, Outcome, Recorder, Verdict, tally};
 use super::process::{Client, Cluster, Reply, Silence, pause};
+use mmapd::linear::{Action, Expect, History, OpId, Outcome, Recorder, Verdict, tally};
 
 /// Few keys, so that clients meet on them.
 const KEYS: u64 = 6;

@@ -52,7 +52,7 @@ use mmapd::store::{
 };
 use mmapd::wire::{self, Address};
 
-use super::history::{Action, Expect, History, OpId, Outcome};
+use mmapd::linear::{Action, Expect, History, OpId, Outcome};
 
 /// One tick in microseconds.
 const TICK_US: u64 = 25_000;
