@@ -4,11 +4,13 @@
 #[path = "support/process.rs"]
 mod process;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use process::{Client, Cluster, Node, PATIENCE, Reply, free_port, wait};
+use rustix::process::Signal;
 
 const BUMP: u64 = 1_000_000_000;
 
@@ -41,9 +43,18 @@ fn backup(client: &mut Client) -> Reply {
 
 /// Runs `mmapd restore` in `dir` with an environment of its own.
 fn restore(dir: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mmapd"));
-    command.current_dir(dir).env_clear().arg("restore").args(args).stdin(Stdio::null());
-    command.output().expect("the binary runs")
+    run(dir, "restore", args)
+}
+
+/// Runs `mmapd backup`, which is the same without a network.
+fn offline(dir: &Path, args: &[&str]) -> Output {
+    run(dir, "backup", args)
+}
+
+fn run(dir: &Path, command: &str, args: &[&str]) -> Output {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_mmapd"));
+    process.current_dir(dir).env_clear().arg(command).args(args).stdin(Stdio::null());
+    process.output().expect("the binary runs")
 }
 
 #[track_caller]
@@ -270,4 +281,118 @@ fn a_backup_goes_on_while_the_store_changes() {
         let reply = new.client().read(&format!("key/{n:03}")).expect("an answer");
         assert!(reply.body == value(n), "key {n} has another value");
     }
+}
+
+/// Every file below `dir` with its bytes.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else {
+            let bytes = fs::read(&path).expect("a file");
+            all.insert(path, bytes);
+        }
+    }
+    all
+}
+
+/// What of `mmapd_http_requests_total` has this status, over all routes between nodes.
+fn between_nodes(node: &Node, status: &str) -> u64 {
+    let text = node.client().get("/metrics").expect("an answer").text();
+    let of = text.lines().filter(|line| {
+        line.starts_with("mmapd_http_requests_total{")
+            && line.contains("\"/v1/raft/")
+            && line.contains(&format!("status=\"{status}\""))
+    });
+    of.map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<u64>().ok()).expect("a count"))
+        .sum()
+}
+
+#[test]
+fn the_last_node_of_a_lost_majority_becomes_a_new_cluster() {
+    let mut old = Cluster::start(3, "");
+    let (leader, _) = old.leader_after(0);
+    fill(&mut old.nodes[leader].client(), 120);
+    let id = cluster_id(&old.nodes[leader]);
+    let was = old.settle();
+    let survivor = (leader + 1) % 3;
+    let home = old.nodes[survivor].dir.clone();
+    let lost = ["b", "--config", "node.toml", "--majority-is-lost"];
+    ends(&offline(&home, &lost), 77, "stop the other process");
+    for node in &mut old.nodes {
+        node.kill();
+    }
+
+    let before = files(&home);
+    let refused = offline(&home, &["b", "--config", "node.toml"]);
+    ends(&refused, 2, "not the only voter of its cluster, which are 1, 2, 3:");
+    ends(&refused, 2, "say --majority-is-lost");
+    ends(&offline(&home, &["none/b", "--config", "node.toml", "--majority-is-lost"]), 74, "none");
+    assert!(files(&home) == before, "what was refused changed something");
+    ends(&offline(&home, &lost), 0, "wrote 120 keys at revision");
+    ends(&offline(&home, &lost), 2, "b is there already");
+    let mut after = files(&home);
+    let taken = after.remove(&home.join("b")).expect("a backup");
+    assert!(after == before, "the files of the survivor changed, or there are more");
+
+    // Two on the machines of old nodes, one on a new machine.
+    let gone = (survivor + 1) % 3;
+    let mut places: Vec<_> = old.nodes.iter().map(|node| (None, node.addr)).collect();
+    places[gone].1.set_port(free_port());
+    let mut new = Cluster::at(places, "");
+    for node in &new.nodes {
+        fs::write(node.dir.join("b"), &taken).expect("a file");
+        ends(&restore(&node.dir, &["b", "--config", "node.toml"]), 0, "restored 120 keys");
+    }
+    new.start_all();
+    let (leader, term) = new.leader_after(0);
+    holds(&mut new.nodes[survivor].client(), 120);
+    assert_ne!(cluster_id(&new.nodes[leader]), id);
+    let revision = new.nodes[leader].number("revision").expect("a number");
+    assert!(revision > was + BUMP - 10, "{revision} follows {was}");
+
+    // The third of the old ones comes back, and takes the new ones for those it knew.
+    let back = &mut old.nodes[gone];
+    back.spawn();
+    wait("the new cluster refuses the old node", || {
+        let mut others = new.nodes.iter().filter(|node| node.id != back.id);
+        others.all(|node| between_nodes(node, "421") > 3).then_some(())
+    });
+    assert_eq!(back.status().expect("a status")["cluster_id"], id);
+    assert_eq!(back.client().get("/readyz").expect("an answer").status, 503);
+    assert_eq!(new.leader_now(0), Some((leader, term)), "nobody was disturbed");
+    assert_eq!(new.nodes[leader].client().put("more", "1").expect("an answer").status, 201);
+}
+
+#[test]
+fn a_node_alone_is_backed_up_without_being_started() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut old = alone(&dir.path().join("old"));
+    old.start();
+    fill(&mut old.client(), 30);
+    let reply = old.client().put("key/029", value(29)).expect("an answer");
+    let last = reply.revision().expect("a revision");
+    old.kill();
+    let home = old.dir.clone();
+    let made = offline(&home, &["../b", "--db", "db", "--log", "log"]);
+    ends(&made, 0, &format!("the last entry is {last} of term 1"));
+    let text = String::from_utf8_lossy(&made.stderr).into_owned();
+    assert!(!text.contains("missing") && text.lines().count() == 1, "{text}");
+    let mut new = alone(&dir.path().join("new"));
+    ends(&restore(&new.dir, &["../b", "--db", "db", "--log", "log"]), 0, "restored 30 keys");
+    new.start();
+    holds(&mut new.client(), 30);
+
+    // Stopped as asked, everything is in the database; then the disk takes it.
+    new.signal(Signal::TERM);
+    assert_eq!(new.exit_code(), Some(0));
+    let path = new.dir.join("db");
+    let mut bytes = fs::read(&path).expect("a file");
+    bytes[3 * 4096..].fill(0x55);
+    fs::write(&path, bytes).expect("a file");
+    let before = files(&new.dir);
+    ends(&offline(&new.dir, &["c", "--db", "db", "--log", "log"]), 65, "db");
+    assert!(files(&new.dir) == before, "what was refused left something");
 }

@@ -1,11 +1,15 @@
 //! Looking into the files of a node that does not run: what `mmapd check`, `dump` and
-//! `export` show. Nothing here can write; the disk is one that refuses.
+//! `export` show, and `backup` copies. Nothing here can write to them; the disk is one that
+//! refuses.
 //!
 //! Left out: words for people, which are the command line's.
 
+mod backup;
 mod json;
 #[cfg(test)]
 mod tests;
+
+pub use backup::{OfflineError, Saved};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -349,11 +353,14 @@ fn apply(db: &mut Db, log: &LogReport, certain: Index) -> Result<(), StoreError>
                      `mmapd dump` shows what can be read"
                 ),
             })?;
-            if entry.kind == EntryKind::Command {
-                machine::apply(&mut txn, &entry)?;
+            match entry.kind {
+                EntryKind::Command => drop(machine::apply(&mut txn, &entry)?),
+                EntryKind::Config => txn.state_mut().membership = entry.payload.to_vec(),
+                EntryKind::Noop | EntryKind::Expire | EntryKind::Check => {}
             }
             let state = txn.state_mut();
             (state.applied, state.chain) = (entry.id, entry.chain);
+            state.time_ms = state.time_ms.max(entry.time_ms);
         }
         txn.commit()?;
         applied = upto;
