@@ -541,6 +541,14 @@ fn a_cluster_is_looked_at_and_changed() {
         assert!(compaction.after_bytes >= compaction.live_bytes);
         let scrub = client.scrub().await?;
         assert!(scrub.findings.is_empty() && scrub.log_bytes > 0);
+        let changed = client.set_log_filter("mmapd::raft=trace", Some(seconds(60))).await?;
+        assert_eq!(changed.filter, "info,mmapd::raft=trace");
+        assert_eq!((&changed.configured[..], changed.remaining_ms), ("info", Some(60_000)));
+        let now = client.log_filter().await?;
+        assert!(now.filter == changed.filter && now.remaining_ms.is_some());
+        refused(client.set_log_filter("loud", None).await, "bad-request");
+        let back = client.set_log_filter("info", None).await?;
+        assert_eq!((back.filter, back.remaining_ms), ("info".into(), None));
         let mut backup = client.backup().await?;
         assert!(backup.revision >= written.revision && !backup.digest.is_empty());
         let mut bytes = 0;

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::error::Error;
 use super::transport::{Call, Client, Kind, cause};
+use crate::config::show_duration;
 
 /// What a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -153,6 +154,17 @@ pub struct Scrub {
     pub duration_ms: u64,
 }
 
+/// Which lines one node writes to its log.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct LogFilter {
+    /// The filter in effect.
+    pub filter: String,
+    /// The filter of its settings.
+    pub configured: String,
+    /// How long it stays so; `None`: until it is changed, or the settings are read again.
+    pub remaining_ms: Option<u64>,
+}
+
 /// How long a node may read or write all of its files.
 const WHOLE_FILES: Duration = Duration::from_hours(1);
 
@@ -260,6 +272,32 @@ impl Client {
     pub async fn scrub(&self) -> Result<Scrub, Error> {
         let call = Call::of_node(Method::POST, "/v1/admin/scrub", Kind::Unnamed);
         self.json(Call { wait: WHOLE_FILES, ..call }).await
+    }
+
+    /// Which lines the node that answers writes to its log.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn log_filter(&self) -> Result<LogFilter, Error> {
+        self.json(Call::of_node(Method::GET, "/v1/admin/log", Kind::Read)).await
+    }
+
+    /// Lets the node that answers write other lines, such as `mmapd=debug,mmapd::raft=trace`,
+    /// for a while or until its settings are read again.
+    ///
+    /// # Errors
+    /// See [`Error`]; `bad-request` when the filter makes no sense.
+    pub async fn set_log_filter(
+        &self,
+        filter: &str,
+        lasts: Option<Duration>,
+    ) -> Result<LogFilter, Error> {
+        let mut body = json!({"filter": filter});
+        if let Some(lasts) = lasts {
+            body["for"] = show_duration(lasts).into();
+        }
+        let call = Call::of_node(Method::PUT, "/v1/admin/log", Kind::Repeatable);
+        self.json(call.json(&body)).await
     }
 
     /// The whole store as of one revision, in the form that `mmapd restore` takes.

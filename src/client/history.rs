@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use reqwest::Method;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::keys::{Answer, path_of_history};
@@ -10,7 +10,7 @@ use super::transport::{Call, Client, Kind};
 use super::types::{Consistency, Entry, RawEntry, bytes_of, value_of};
 
 /// What happened to a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeKind {
     /// It was written.
@@ -20,7 +20,7 @@ pub enum ChangeKind {
 }
 
 /// Why a key changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reason {
     /// Somebody asked for it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Method;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -12,40 +12,46 @@ use tokio::time::Instant;
 
 use super::error::Error;
 use super::keys::found;
+use super::show;
 use super::transport::{Call, Client, Kind};
 use super::types::{Deleted, bytes_of, ttl, ttl_of};
 use crate::config::show_duration;
 
 /// A lease.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Lease {
     /// Its id.
     pub id: u64,
     /// How long it lasts without a sign of life; `None`: it is over.
-    #[serde(default, deserialize_with = "ttl")]
+    #[serde(default, deserialize_with = "ttl", serialize_with = "show::ttl")]
     pub ttl: Option<Duration>,
 }
 
 /// A lease and what hangs on it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct LeaseInfo {
     /// Its id.
     pub id: u64,
     /// How long it lasts without a sign of life.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "duration", serialize_with = "show::duration")]
     pub ttl: Duration,
     /// How long it still lasts.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "duration", serialize_with = "show::duration")]
     pub left: Duration,
     /// How many keys hang on it.
     pub keys: u64,
     /// Which ones, if that was asked for.
-    #[serde(default, deserialize_with = "keys")]
+    #[serde(
+        default,
+        deserialize_with = "keys",
+        serialize_with = "show::keys",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub attached: Option<Vec<Bytes>>,
 }
 
 /// Leases in the order of their ids: one page.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Leases {
     /// The store's revision that the page was read at.
     pub revision: u64,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Method;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::error::Error;
@@ -54,7 +54,7 @@ impl TryFrom<RawLock> for Lock {
 }
 
 /// Somebody who waits for a lock.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Waiter {
     /// The revision at which the place was taken.
     pub ticket: u64,
@@ -65,7 +65,7 @@ pub struct Waiter {
 }
 
 /// A lock with its queue.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct LockInfo {
     /// The store's revision that this was read at.
     pub revision: u64,
@@ -78,7 +78,7 @@ pub struct LockInfo {
 }
 
 /// Locks that are held, in the order of their names: one page.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Locks {
     /// The store's revision that the page was read at.
     pub revision: u64,

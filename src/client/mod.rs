@@ -33,13 +33,16 @@ mod keys;
 mod leases;
 mod locks;
 mod ranges;
+mod show;
 mod transport;
 mod txn;
 mod types;
 mod watch;
 
 pub use batch::{Batch, BatchResult, Done, If};
-pub use cluster::{Backup, Compaction, Finding, Leader, Member, Members, Role, Scrub, Status};
+pub use cluster::{
+    Backup, Compaction, Finding, Leader, LogFilter, Member, Members, Role, Scrub, Status,
+};
 pub use error::{Error, Outcome, Problem};
 pub use history::{Change, ChangeKind, History, Past, Reason};
 pub use keys::{Delete, Get, Meta, Put, Raw, Touch, Value};

@@ -8,12 +8,15 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Method, Response, StatusCode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::error::{Error, Outcome, Problem};
 use super::types::fence;
 use crate::config::show_duration;
+use crate::tls::client_of;
 
 /// Longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -30,6 +33,18 @@ pub struct Builder {
     pause: Duration,
     silence: Duration,
     named: bool,
+    authorities: Vec<CertificateDer<'static>>,
+    token: Option<Token>,
+}
+
+/// A token, which nothing prints.
+#[derive(Clone)]
+struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("..")
+    }
 }
 
 impl Builder {
@@ -72,6 +87,25 @@ impl Builder {
         self
     }
 
+    /// Says who asks, where the service wants to know.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(Token(token.into()));
+        self
+    }
+
+    /// Trusts nodes whose certificates one of these authorities signed, in PEM. Without it no
+    /// node is reached by `https`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: this is no certificate.
+    pub fn authority(mut self, pem: &[u8]) -> Result<Self, Error> {
+        let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+        let wrong = |error| Error::Invalid(format!("no certificate: {error}"));
+        self.authorities.extend(all.map_err(wrong)?);
+        Ok(self)
+    }
+
     /// Without names (`Idempotency-Key`) for writes: then a write whose outcome is unknown is
     /// not sent again.
     #[must_use]
@@ -90,13 +124,17 @@ impl Builder {
         }
         for url in &self.endpoints {
             let parsed = reqwest::Url::parse(url);
-            if !parsed.is_ok_and(|url| url.has_host() && url.scheme() == "http") {
-                return Err(Error::Invalid(format!("{url:?} is not http://host:port")));
+            let known = |url: &reqwest::Url| matches!(url.scheme(), "http" | "https");
+            if !parsed.is_ok_and(|url| url.has_host() && known(&url)) {
+                return Err(Error::Invalid(format!("{url:?} is not http(s)://host:port")));
             }
         }
+        let tls =
+            client_of(&self.authorities).map_err(|error| Error::Invalid(error.to_string()))?;
         // A machine that is gone must not cost the patience that is meant for an answer.
         let http = reqwest::Client::builder()
             .no_proxy()
+            .tls_backend_preconfigured(tls)
             .redirect(Policy::none())
             .connect_timeout(self.timeout.min(PAUSE_MAX))
             .build()
@@ -262,6 +300,8 @@ impl Client {
             pause: Duration::from_millis(50),
             silence: Duration::from_secs(30),
             named: true,
+            authorities: Vec::new(),
+            token: None,
         }
     }
 
@@ -285,6 +325,31 @@ impl Client {
         let (was, is) = (Ordering::Relaxed, Ordering::Relaxed);
         // Whoever was faster has left it too.
         let _ = self.inner.turn.compare_exchange(turn, next, was, is);
+    }
+
+    /// What the node whose turn it is answers to a `GET`, whatever its status: for pages that
+    /// are meant for operators, such as `/metrics`. Asked once.
+    ///
+    /// # Errors
+    /// There was no answer; see [`Error`].
+    pub async fn get_text(&self, path: &str) -> Result<(u16, String), Error> {
+        let settings = &self.inner.settings;
+        let call = self.dressed(Call::of_node(Method::GET, path, Kind::Read));
+        let turn = self.inner.turn.load(Ordering::Relaxed);
+        let url = &settings.endpoints[turn % settings.endpoints.len()];
+        let request = self.inner.http.get(format!("{url}{}", call.path));
+        let add = |request: reqwest::RequestBuilder, (name, value): &(&'static str, String)| {
+            request.header(*name, value.as_str())
+        };
+        let request = call.headers.iter().fold(request, add).timeout(settings.timeout);
+        let failed = |error: reqwest::Error| {
+            let why = format!("{url}: {}", cause(&error));
+            if error.is_connect() { Error::Unreachable(why) } else { Error::Broken(why) }
+        };
+        let response = request.send().await.map_err(failed)?;
+        let status = response.status().as_u16();
+        let body = response.bytes().await.map_err(failed)?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
     /// Sends a request until it is answered for good; the answer's body is JSON.
@@ -349,6 +414,9 @@ impl Client {
         let named = call.headers.iter().any(|(name, _)| *name == "idempotency-key");
         if call.kind == Kind::Write && settings.named && !named {
             call = call.header("idempotency-key", name());
+        }
+        if let Some(Token(token)) = &settings.token {
+            call = call.header("authorization", format!("Bearer {token}"));
         }
         if let Some(fence) = self.fence.as_deref().filter(|_| call.fenced) {
             call = call.header("mmapd-fence", fence);

@@ -5,9 +5,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::Error;
+use super::show;
 use super::transport::escape;
 use crate::config::parse_duration;
 
@@ -140,7 +141,7 @@ pub(super) fn ttl<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration
 }
 
 /// What a write did.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Written {
     /// The revision of the write.
     pub revision: u64,
@@ -151,34 +152,47 @@ pub struct Written {
     /// Was it created by this write?
     pub created: bool,
     /// The lease it hangs on.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lease: Option<u64>,
     /// Time it has.
-    #[serde(default, deserialize_with = "ttl")]
+    #[serde(
+        default,
+        deserialize_with = "ttl",
+        serialize_with = "show::ttl",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub ttl: Option<Duration>,
     /// What was there before, if it was asked for and there was something.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub prev: Option<Entry>,
 }
 
 /// What a delete of one key, of a range or of a lease did.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Deleted {
     /// How many keys were removed.
     pub deleted: u64,
     /// The revision of the change, or the store's when nothing was there.
     pub revision: u64,
     /// What was there before, if it was one key, it was asked for and there was something.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prev: Option<Entry>,
 }
 
 /// A key after its time to live was changed.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Touched {
     /// Revision that last wrote it: unchanged.
     pub mod_revision: u64,
     /// The lease it hangs on.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lease: Option<u64>,
     /// Time it has.
-    #[serde(default, deserialize_with = "ttl")]
+    #[serde(
+        default,
+        deserialize_with = "ttl",
+        serialize_with = "show::ttl",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub ttl: Option<Duration>,
 }

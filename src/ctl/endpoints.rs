@@ -1,0 +1,51 @@
+//! What the commands that load a cluster share: clients of single nodes, and small things.
+
+use std::hash::BuildHasher;
+use std::time::Duration;
+
+use super::{Common, Failure};
+use crate::client::{Client, Error};
+use crate::config::parse_duration;
+
+/// Clients that send everything once, one for each endpoint, in their order.
+///
+/// # Errors
+/// See [`Common::client`].
+pub(super) fn each(common: &Common, timeout: Duration) -> Result<Vec<Client>, Failure> {
+    let one =
+        |url: &String| Ok(common.client_of([url.clone()])?.attempts(1).timeout(timeout).build()?);
+    common.endpoints.iter().map(one).collect()
+}
+
+/// A name for what went wrong, to count by.
+pub(super) fn kind(error: &Error) -> String {
+    match error {
+        Error::Refused(problem) => problem.code.clone(),
+        Error::Unreachable(_) => "unreachable".into(),
+        Error::Broken(_) => "broken".into(),
+        Error::Unexpected(_) => "unexpected".into(),
+        Error::Invalid(_) => "invalid".into(),
+    }
+}
+
+/// 64 bits by chance.
+pub(super) fn chance() -> u64 {
+    std::hash::RandomState::new().hash_one(0)
+}
+
+/// The next of a row of numbers that look random (xorshift), below `bound`.
+pub(super) fn below(state: &mut u64, bound: u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state % bound.max(1)
+}
+
+/// `5`, in seconds, or `500ms`, `5s`, `2m`.
+pub(super) fn span(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    seconds
+        .or_else(|| parse_duration(text))
+        .filter(|span| !span.is_zero())
+        .ok_or_else(|| "a time such as 5, 500ms or 2m is needed".into())
+}
