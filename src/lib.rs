@@ -13,19 +13,24 @@
 //! | [`http`] | the REST service | know roles or peers |
 //! | [`client`] | a client of the REST service, for programs in Rust | know a node from inside |
 //! | [`linear`] | judges whether what clients saw is linearizable | ask anybody |
-//! | [`config`], [`metrics`], [`cli`] | settings, numbers, the command line | |
+//! | [`auth`], [`tls`] | who somebody is, what they may do, how that is kept from others | read settings |
+//! | [`config`], [`metrics`], [`logs`], [`cli`] | settings, numbers, log lines, the command line | |
 //!
 //! `ARCHITECTURE.md` tells the same at more length and follows a write through it.
 
+pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod ctl;
 pub mod http;
 pub mod linear;
+pub mod logs;
 pub mod machine;
 pub mod metrics;
 pub mod node;
 pub mod peers;
 pub mod raft;
 pub mod store;
+pub mod tls;
 pub mod wire;

@@ -69,8 +69,8 @@ macro_rules! transcripts {
 transcripts! {
     both {
         batch compact conditions content_types fence framing history idempotency keys lease_reads leases legacy
-        list list_cursors locks ndjson one_key parameters past patch pinned raft_routes range_delete ranges reads
-        request_ids routes slow_body slow_head slow_idle ttl txn txn_errors values waits watch
+        log_filter list list_cursors locks ndjson one_key parameters past patch pinned raft_routes range_delete ranges reads
+        request_ids routes slow_body slow_head slow_idle ttl txn txn_errors ui values waits watch
     }
     alone {
         connections: "no process may be started with room for no connection",
@@ -260,6 +260,50 @@ fn the_pages_of_docs_load_only_their_own_files() {
         assert_eq!(server.ask("GET", &format!("/docs/{file}")).status(), 200, "{file}");
     }
     assert_eq!(server.ask("GET", "/docs").status(), 303);
+}
+
+#[test]
+fn the_dashboard_loads_only_its_own_files() {
+    let server = Server::start(Config::default());
+    let mut todo = vec!["/ui".to_owned()];
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(path) = todo.pop() {
+        if !seen.insert(path.clone()) {
+            continue;
+        }
+        let reply = server.ask("GET", &path);
+        assert_eq!(reply.status(), 200, "{path}");
+        let (_, extension) = path.rsplit_once('.').unwrap_or(("", "html"));
+        let kind = match extension {
+            "html" => "text/html; charset=utf-8",
+            "js" => "text/javascript; charset=utf-8",
+            "css" => "text/css; charset=utf-8",
+            _ => "image/svg+xml",
+        };
+        assert_eq!(reply.header("content-type"), Some(kind), "{path}");
+        assert_eq!(reply.header("cache-control"), Some("no-cache"), "{path}");
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(reply.header("referrer-policy"), Some("no-referrer"), "{path}");
+        let policy = reply.header("content-security-policy").expect("a policy");
+        for part in
+            ["default-src 'none'", "script-src 'self'", "connect-src 'self'", "base-uri 'none'"]
+        {
+            assert!(policy.contains(part), "{path}: {policy}");
+        }
+        assert!(!policy.contains("unsafe") && !policy.contains("http"), "{path}: {policy}");
+        let tag = reply.header("etag").expect("a tag").to_owned();
+        let mut connection = server.connect();
+        let again = format!("GET {path} HTTP/1.1\r\nHost: x\r\nIf-None-Match: {tag}\r\n\r\n");
+        connection.send(again.as_bytes());
+        let known = connection.reply(false).expect("an answer");
+        assert_eq!((known.status(), known.header("etag")), (304, Some(tag.as_str())), "{path}");
+        let text = String::from_utf8(reply.body).expect("text");
+        let named = text.split("\"/ui/").skip(1).chain(text.split("from \"./").skip(1));
+        todo.extend(
+            named.map(|rest| format!("/ui/{}", rest.split('"').next().unwrap_or_default())),
+        );
+    }
+    assert!(seen.len() > 10, "{seen:?}");
 }
 
 /// The size of the database is looked at now and then, so it is not said which write is the

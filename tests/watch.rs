@@ -444,7 +444,8 @@ fn each_watch_sees_each_change_once_and_in_order_whatever_happens() {
     more_descriptors();
     let (streams, changes) = (env_or("WATCH_STREAMS", 100), env_or("WATCH_CHANGES", 20_000));
     let tuning = format!(
-        "[storage]\nhistory = {}\nhistory_bytes = \"4GiB\"\n[watch]\nrecent = \"1MiB\"\n",
+        "[storage]\nhistory = {}\nhistory_bytes = \"4GiB\"\n[watch]\nrecent = \"1MiB\"\n\
+         [limits]\nconnections_per_address = 0\n",
         4 * changes + 100_000
     );
     let mut cluster = Cluster::start(3, &tuning);

@@ -5,15 +5,20 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
+mod backup;
 mod check;
 mod dump;
 mod exit;
 mod export;
 mod import;
+mod logs;
 mod notify;
 mod place;
 mod restore;
 mod serve;
+mod token;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -23,6 +28,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 pub use exit::{Exit, Fatal};
+pub(crate) use restore::{RestoreArgs, restore};
+pub(crate) use verify::{Verified, verify};
 
 use crate::config::{Flag, FlagKind, Loaded, Sources, load};
 use crate::metrics::{COMMIT, VERSION};
@@ -88,8 +95,12 @@ enum Command {
     Export(export::ExportArgs),
     /// Make the files of a new node from a JSON map
     Import(import::ImportArgs),
+    /// Make a backup from the files of a node that is not running
+    Backup(backup::BackupArgs),
     /// Make the files of a node of a new cluster from a backup
-    Restore(restore::RestoreArgs),
+    Restore(RestoreArgs),
+    /// Make a token, or a secret for nodes, and print what goes into the files of `auth`
+    Token(token::TokenArgs),
 }
 
 /// Does what the command line says; returns when the process should end.
@@ -118,7 +129,9 @@ fn dispatch(args: &Args) -> Result<Exit, Fatal> {
         Some(Command::Dump(args)) => dump::dump(args),
         Some(Command::Export(args)) => export::export(args),
         Some(Command::Import(args)) => import::import(args),
-        Some(Command::Restore(args)) => restore::restore(args),
+        Some(Command::Backup(args)) => backup::backup(args),
+        Some(Command::Restore(args)) => restore(args),
+        Some(Command::Token(args)) => token::token(args).map(|()| Exit::Normal),
         None => daemon(args).map(|()| Exit::Normal),
     }
 }

@@ -16,7 +16,7 @@ use crate::store::StoreError;
 /// one of a new cluster, with the members of the settings: restore the same file with the
 /// same members for each of them.
 #[derive(Debug, clap::Args)]
-pub(super) struct RestoreArgs {
+pub(crate) struct RestoreArgs {
     /// The backup; - for standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -35,7 +35,7 @@ pub(super) struct RestoreArgs {
     bump: u64,
 }
 
-pub(super) fn restore(args: &RestoreArgs) -> Result<Exit, Fatal> {
+pub(crate) fn restore(args: &RestoreArgs) -> Result<Exit, Fatal> {
     let mut flags = Vec::new();
     flags
         .extend(args.advertise.as_ref().map(|url| Flag::key("--advertise", "node.advertise", url)));

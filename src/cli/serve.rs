@@ -6,30 +6,26 @@
 //! The end, on SIGTERM or SIGINT: `/readyz` fails, leadership moves on, no connection is
 //! accepted any more, requests in flight finish - all of it within `http.drain_timeout` -
 //! and files are synced. A second signal ends the process at once; that is safe, like any
-//! crash. SIGHUP reads the settings again and takes over `log.level`.
+//! crash. SIGHUP reads the settings again and takes over `log.level`, tokens, peer
+//! secrets and certificates, and drops a log filter that an operator had set.
 
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, reload};
 
+use super::audit::Audit;
 use super::exit::{Exit, Fatal};
 use super::notify::notify;
-use crate::config::{Config, Format, Level, Sources, load};
+use crate::config::{Config, Sources, load};
 use crate::metrics;
 use crate::node::Node;
 use crate::node::join::{JoinRequest, Joined, draw_incarnation, must_join};
 
-type LevelSwitch = reload::Handle<LevelFilter, Registry>;
-
 /// Runs a node until it is told to stop.
 pub(super) fn serve(config: Config, sources: &Sources) -> Result<(), Fatal> {
-    let switch = init_tracing(&config);
+    let audit = super::logs::init(&config)?;
     let workers = match config.http.workers {
         0 => std::thread::available_parallelism().map_or(2, usize::from),
         workers => workers,
@@ -39,21 +35,23 @@ pub(super) fn serve(config: Config, sources: &Sources) -> Result<(), Fatal> {
         .enable_all()
         .build()
         .map_err(|error| Fatal::failure(format!("threads cannot be started: {error}")))?;
-    let outcome = runtime.block_on(run(config, sources, &switch));
+    let outcome = runtime.block_on(run(config, sources, audit.as_ref()));
     // Whatever still runs has had its time.
     runtime.shutdown_timeout(Duration::from_millis(100));
     outcome
 }
 
-async fn run(mut config: Config, sources: &Sources, switch: &LevelSwitch) -> Result<(), Fatal> {
+async fn run(mut config: Config, sources: &Sources, audit: Option<&Audit>) -> Result<(), Fatal> {
     let mut signals = Signals::new()?;
     let listener = bind(&mut config).await?;
     let numbers = metrics::install();
+    // Its certificates and tokens are those that everybody uses.
+    let shared = config.clone();
     tokio::spawn(keep_up());
     if must_join(&config)? {
         tokio::select! {
             joined = join(&config) => joined?,
-            () = signals.stop(sources, switch) => return Ok(()),
+            () = signals.stop(sources, audit, &shared) => return Ok(()),
         }
     }
     let mut node = Node::start(&config, numbers)?;
@@ -70,7 +68,7 @@ async fn run(mut config: Config, sources: &Sources, switch: &LevelSwitch) -> Res
     );
     notify("READY=1");
     tokio::select! {
-        () = signals.stop(sources, switch) => {}
+        () = signals.stop(sources, audit, &shared) => {}
         fatal = node.failed() => return Err(fatal.into()),
     }
     tracing::info!(timeout = ?config.http.drain_timeout, "draining");
@@ -89,7 +87,7 @@ async fn run(mut config: Config, sources: &Sources, switch: &LevelSwitch) -> Res
     };
     tokio::select! {
         stopped = orderly => stopped?,
-        () = signals.stop(sources, switch) => {
+        () = signals.stop(sources, audit, &shared) => {
             return Err(Fatal::failure("stopped at once by a second signal"));
         }
     }
@@ -109,7 +107,7 @@ async fn join(config: &Config) -> Result<(), Fatal> {
     };
     let urls = config.cluster.join_urls();
     tracing::info!(node = config.node.id, ?urls, role, "asking to join");
-    let told = crate::node::join::ask(&urls, &request).await;
+    let told = crate::node::join::ask(&urls, &request, config).await;
     let (cluster, membership) = told.map_err(|error| Fatal {
         exit: Exit::Config,
         message: format!("cannot join the cluster: {error}"),
@@ -164,50 +162,40 @@ impl Signals {
     }
 
     /// Waits for the signal to stop.
-    async fn stop(&mut self, sources: &Sources, switch: &LevelSwitch) {
+    async fn stop(&mut self, sources: &Sources, audit: Option<&Audit>, config: &Config) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hang_up.recv() => reload_level(sources, switch),
+                _ = self.hang_up.recv() => reload(sources, audit, config),
             }
         }
     }
 }
 
-fn reload_level(sources: &Sources, switch: &LevelSwitch) {
+/// Takes over what may change while the process runs. Everything or, when something is wrong,
+/// nothing.
+fn reload(sources: &Sources, audit: Option<&Audit>, config: &Config) {
+    let reloads = &metrics::install().config_reloads;
     match load(sources) {
         Ok(loaded) => {
             let level = loaded.config.log.level;
-            let _ = switch.modify(|filter| *filter = filter_of(level));
+            config.logs.configure(level.filter());
+            if let Some(audit) = audit {
+                audit.reopen();
+            }
+            config.access.follow(&loaded.config.access);
+            config.certificates.follow(&loaded.config.certificates);
+            reloads.done.increment(1);
             tracing::info!(
                 level = level.as_str(),
-                "settings read again; only the log level changes"
+                tokens = config.access.now().len(),
+                "settings read again; log level, tokens, peer secrets and certificates are taken over"
             );
         }
-        Err(error) => tracing::error!("settings read again and left alone: {error}"),
-    }
-}
-
-fn init_tracing(config: &Config) -> LevelSwitch {
-    let (filter, switch) = reload::Layer::new(filter_of(config.log.level));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let lines = match config.log.format {
-        Format::Text => lines.with_ansi(colours).boxed(),
-        Format::Json => lines.json().flatten_event(true).boxed(),
-    };
-    // Fails only when the process has a subscriber already, which then stays.
-    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
-    switch
-}
-
-fn filter_of(level: Level) -> LevelFilter {
-    match level {
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-        Level::Trace => LevelFilter::TRACE,
+        Err(error) => {
+            reloads.failed.increment(1);
+            tracing::error!("settings read again and left alone: {error}");
+        }
     }
 }

@@ -24,18 +24,19 @@ pub(super) fn complete(config: &mut Config) {
     for peer in &mut config.cluster.peers {
         peer.url.truncate(peer.url.trim_end_matches('/').len());
     }
-    let node = &mut config.node;
+    let (node, scheme) = (&mut config.node, config.tls.scheme());
     node.advertise.truncate(node.advertise.trim_end_matches('/').len());
     if node.advertise.is_empty() {
         let listed = config.cluster.peers.iter().find(|peer| peer.id == node.id);
         node.advertise =
-            listed.map_or_else(|| format!("http://{}", node.listen), |peer| peer.url.clone());
+            listed.map_or_else(|| format!("{scheme}://{}", node.listen), |peer| peer.url.clone());
     }
 }
 
 /// Past this point nobody checks again.
 pub(super) fn check(loaded: &Loaded) -> Result<(), ConfigError> {
     check_members(loaded)?;
+    check_tls(loaded)?;
     check_address(loaded)?;
     check_limits(loaded)?;
     check_storage(loaded)?;
@@ -68,8 +69,49 @@ fn check_address(loaded: &Loaded) -> Result<(), ConfigError> {
             node.listen.port()
         )
     })?;
+    let auth = &loaded.config.auth;
+    let tls = &loaded.config.tls;
+    let knows_nodes = [&auth.peer_secret, &tls.ca].iter().any(|path| !path.as_os_str().is_empty());
+    let guarded = !auth.tokens.as_os_str().is_empty() && knows_nodes;
+    let keys = ["node.listen", "auth.tokens", "auth.peer_secret"];
+    rule(loaded, node.listen.ip().is_loopback() || guarded || auth.open, &keys, || {
+        format!(
+            "whoever reaches {} could read, write and take part in the protocol; set auth.tokens \
+             and auth.peer_secret (or tls.ca), or say auth.open = true where the network is trusted",
+            node.listen
+        )
+    })?;
     let problem = url_problem(&node.advertise);
     rule(loaded, problem.is_none(), &["node.advertise"], || problem.unwrap_or_default())
+}
+
+fn check_tls(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { tls, node, cluster, .. } = &loaded.config;
+    let (cert, key, ca) = (&tls.cert, &tls.key, &tls.ca);
+    let is_set = |path: &PathBuf| !path.as_os_str().is_empty();
+    rule(loaded, is_set(cert) == is_set(key), &["tls.cert", "tls.key"], || {
+        "a certificate is of no use without its key, nor a key without its certificate; set both"
+            .into()
+    })?;
+    rule(loaded, is_set(cert) || !is_set(ca), &["tls.ca"], || {
+        "an authority of nodes is of no use where this node has no certificate; set tls.cert".into()
+    })?;
+    let urls = cluster.peers.iter().map(|peer| peer.url.clone()).chain(cluster.join_urls());
+    let wrong = urls.chain([node.advertise.clone()]).find(|url| {
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+        scheme.is_some_and(|scheme| scheme != tls.scheme())
+    });
+    let keys = ["cluster.peers", "node.advertise", "cluster.join"];
+    rule(loaded, wrong.is_none(), &keys, || {
+        let url = wrong.unwrap_or_default();
+        let not = if tls.is_on() { "" } else { "not " };
+        let scheme = tls.scheme();
+        format!("{url} does not begin with {scheme}://, although tls.cert is {not}set; correct one")
+    })?;
+    let alone = cluster.peers.len() < 2 && cluster.join.is_empty();
+    rule(loaded, !tls.is_on() || is_set(ca) || alone, &["tls.ca", "tls.cert"], || {
+        "nodes that speak TLS to each other need tls.ca, the authority of their certificates".into()
+    })
 }
 
 fn check_members(loaded: &Loaded) -> Result<(), ConfigError> {
@@ -124,9 +166,9 @@ fn check_members(loaded: &Loaded) -> Result<(), ConfigError> {
 /// Why it is not a URL that nodes can use.
 #[must_use]
 pub fn url_problem(url: &str) -> Option<String> {
-    let Some(authority) = url.strip_prefix("http://") else {
-        let why = if url.starts_with("https://") { " (TLS is not built yet)" } else { "" };
-        return Some(format!("{url:?} does not start with http://{why}; write http://host:port"));
+    let secure = url.strip_prefix("https://");
+    let Some(authority) = secure.or_else(|| url.strip_prefix("http://")) else {
+        return Some(format!("{url:?} does not start with http://; write http://host:port"));
     };
     let (host, port) = authority.rsplit_once(':').unwrap_or((authority, ""));
     let bracketed = host.starts_with('[') && host.ends_with(']');
@@ -138,7 +180,9 @@ pub fn url_problem(url: &str) -> Option<String> {
 }
 
 fn is_unspecified(url: &str) -> bool {
-    ["http://0.0.0.0:", "http://[::]:"].iter().any(|prefix| url.starts_with(prefix))
+    ["http://0.0.0.0:", "http://[::]:", "https://0.0.0.0:", "https://[::]:"]
+        .iter()
+        .any(|prefix| url.starts_with(prefix))
 }
 
 fn check_storage(loaded: &Loaded) -> Result<(), ConfigError> {
@@ -278,6 +322,15 @@ fn check_limits(loaded: &Loaded) -> Result<(), ConfigError> {
     not_zero(loaded, "limits.value", limits.value)?;
     not_zero(loaded, "limits.connections", limits.connections.into())?;
     not_zero(loaded, "limits.in_flight", limits.in_flight.into())?;
+    let keys = ["limits.in_flight_bytes", "limits.value", "limits.txn_bytes"];
+    let largest = limits.value.max(limits.txn_bytes);
+    rule(loaded, limits.in_flight_bytes >= largest, &keys, || {
+        format!(
+            "{} in flight do not hold the largest body ({}); raise limits.in_flight_bytes",
+            show_size(limits.in_flight_bytes),
+            show_size(largest)
+        )
+    })?;
     not_zero(loaded, "limits.list_items", limits.list_items.into())?;
     not_zero(loaded, "limits.txn_operations", limits.txn_operations.into())?;
     rule(loaded, (1..=TXN_MAX).contains(&limits.txn_bytes), &["limits.txn_bytes"], || {

@@ -5,13 +5,16 @@
 //! over each other.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::check::{check, complete};
 use super::{Config, ConfigError};
+use crate::auth::{Access, Directory, read_secrets};
+use crate::logs::Switch;
+use crate::tls::{Files, Material, Tls};
 
 const DEFAULT: &str = "default";
 
@@ -81,9 +84,63 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         .and_then(config::Config::try_deserialize::<Config>)
         .map_err(|error| ConfigError(format!("the settings do not fit together: {error}")))?;
     complete(&mut config);
-    let loaded = Loaded { config, origins };
+    let mut loaded = Loaded { config, origins };
     check(&loaded)?;
+    let mut access = read_access(&loaded)?;
+    if let Some(material) = read_certificates(&loaded)? {
+        if material.knows_nodes() {
+            access = access.with_certificates();
+        }
+        loaded.config.certificates = Tls::new(material);
+    }
+    loaded.config.access = Access::new(access);
+    loaded.config.logs = Switch::new(loaded.config.log.level.filter());
     Ok(loaded)
+}
+
+/// Reads the files of `auth`.
+fn read_access(loaded: &Loaded) -> Result<Directory, ConfigError> {
+    let auth = &loaded.config.auth;
+    let blame = |key: &str, path: &Path, why: String| {
+        let origin = describe(loaded.origin(key));
+        ConfigError(format!("{origin}: {key}: {}: {why}", path.display()))
+    };
+    let read = |key: &str, path: &Path| {
+        std::fs::read_to_string(path).map_err(|error| {
+            blame(
+                key,
+                path,
+                format!("cannot be read: {error}; correct the path or its permissions"),
+            )
+        })
+    };
+    let mut directory = Directory::default();
+    if !auth.tokens.as_os_str().is_empty() {
+        let text = read("auth.tokens", &auth.tokens)?;
+        directory = Directory::parse(&text)
+            .map_err(|error| blame("auth.tokens", &auth.tokens, error.to_string()))?;
+    }
+    if !auth.peer_secret.as_os_str().is_empty() {
+        let text = read("auth.peer_secret", &auth.peer_secret)?;
+        let secrets = read_secrets(&text)
+            .map_err(|error| blame("auth.peer_secret", &auth.peer_secret, error.to_string()))?;
+        directory = directory.with_secrets(secrets);
+    }
+    Ok(directory)
+}
+
+/// Reads the files of `tls`.
+fn read_certificates(loaded: &Loaded) -> Result<Option<Material>, ConfigError> {
+    let tls = &loaded.config.tls;
+    if !tls.is_on() {
+        return Ok(None);
+    }
+    let (cert, key) = (tls.cert.clone(), tls.key.clone());
+    let ca = (!tls.ca.as_os_str().is_empty()).then(|| tls.ca.clone());
+    Material::read(&Files { cert, key, ca }).map(Some).map_err(|error| {
+        let origin = describe(loaded.origin("tls.cert"));
+        ConfigError(format!("{origin}: tls: {error}; correct the file or its path"))
+    })
 }
 
 impl Loaded {
@@ -170,7 +227,7 @@ impl Layers {
         self.builder = builder.add_source(source);
     }
 
-    fn add_file(&mut self, path: &std::path::Path) -> Result<(), ConfigError> {
+    fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let name = path.display();
         let text = std::fs::read_to_string(path).map_err(|error| {
             ConfigError(format!(

@@ -22,6 +22,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tracing::level_filters::LevelFilter;
+
+use crate::auth::Access;
+use crate::logs::{Filter, Switch};
+use crate::tls::Tls;
 
 pub use check::url_problem;
 pub use load::{Flag, FlagKind, Loaded, Sources, load};
@@ -52,6 +57,19 @@ pub struct Config {
     pub http: Http,
     /// What is written to standard error.
     pub log: Log,
+    /// Who may do what.
+    pub auth: Auth,
+    /// Certificates.
+    pub tls: TlsFiles,
+    /// What the files of `tls` hold.
+    #[serde(skip)]
+    pub certificates: Tls,
+    /// Who is known, as the files of `auth` say.
+    #[serde(skip)]
+    pub access: Access,
+    /// Which log lines are written, as `log` says and an operator changes it.
+    #[serde(skip)]
+    pub logs: Switch,
 }
 
 /// `[node]`
@@ -211,8 +229,13 @@ pub struct Limits {
     pub value: u64,
     /// Open connections, peers included.
     pub connections: u32,
+    /// Of those from one address. 0: as many as there may be at all.
+    pub connections_per_address: u32,
     /// Requests to the data API being worked on.
     pub in_flight: u32,
+    /// Bytes of their bodies.
+    #[serde(with = "units::size")]
+    pub in_flight_bytes: u64,
     /// Items in one page of a listing.
     pub list_items: u32,
     /// Comparisons and operations of a transaction.
@@ -270,6 +293,46 @@ pub struct Http {
     pub workers: usize,
 }
 
+/// `[auth]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// The file of tokens and roles. Empty: everybody may do everything.
+    pub tokens: PathBuf,
+    /// The file of secrets that nodes know each other by. Empty: whoever reaches the port may
+    /// take part in the protocol.
+    pub peer_secret: PathBuf,
+    /// Listens beyond this machine although one of these files is missing.
+    pub open: bool,
+}
+
+/// `[tls]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The certificate that this node shows, and those between it and its authority. Empty: no
+    /// TLS.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authority of the nodes' certificates.
+    pub ca: PathBuf,
+}
+
+impl TlsFiles {
+    /// Is TLS spoken?
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !self.cert.as_os_str().is_empty()
+    }
+
+    /// How URLs of nodes begin.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.is_on() { "https" } else { "http" }
+    }
+}
+
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -278,6 +341,10 @@ pub struct Log {
     pub level: Level,
     /// How a line looks.
     pub format: Format,
+    /// The file of the audit log. Empty: there is none.
+    pub audit: PathBuf,
+    /// The audit log tells of reads as well.
+    pub audit_reads: bool,
 }
 
 /// How important a log line is.
@@ -309,6 +376,18 @@ impl Level {
             Self::Trace => "trace",
         }
     }
+
+    /// All lines down to this level.
+    #[must_use]
+    pub fn filter(self) -> Filter {
+        Filter::all(match self {
+            Self::Error => LevelFilter::ERROR,
+            Self::Warn => LevelFilter::WARN,
+            Self::Info => LevelFilter::INFO,
+            Self::Debug => LevelFilter::DEBUG,
+            Self::Trace => LevelFilter::TRACE,
+        })
+    }
 }
 
 /// How a log line looks.
@@ -334,10 +413,11 @@ impl Config {
 
     /// Takes note of the port that the system chose when `node.listen` asked for port 0.
     pub fn bound_to(&mut self, address: SocketAddr) {
-        let derived = self.node.advertise == format!("http://{}", self.node.listen);
+        let scheme = self.tls.scheme();
+        let derived = self.node.advertise == format!("{scheme}://{}", self.node.listen);
         self.node.listen = address;
         if derived {
-            self.node.advertise = format!("http://{address}");
+            self.node.advertise = format!("{scheme}://{address}");
         }
     }
 }
@@ -390,7 +470,9 @@ impl Default for Limits {
         Self {
             value: 8 << 20,
             connections: 10_000,
+            connections_per_address: 1000,
             in_flight: 4096,
+            in_flight_bytes: 64 << 20,
             list_items: 1000,
             txn_operations: 1024,
             txn_bytes: 8 << 20,
@@ -427,6 +509,6 @@ impl Default for Http {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: Level::Info, format: Format::Text }
+        Self { level: Level::Info, format: Format::Text, audit: PathBuf::new(), audit_reads: false }
     }
 }

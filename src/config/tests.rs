@@ -195,7 +195,11 @@ fn impossible_values_name_the_variable_the_key_and_the_remedy() {
         (&[("MMAPD_NODE__ID", "0")][..], "node.id", "from 1 on"),
         (&[("MMAPD_NODE__LISTEN", "0.0.0.0:3001")], "node.listen", "set node.advertise"),
         (&[("MMAPD_NODE__ADVERTISE", "http://0.0.0.0:1")], "node.advertise", "cannot reach"),
-        (&[("MMAPD_NODE__ADVERTISE", "https://a:1")], "node.advertise", "TLS is not built"),
+        (
+            &[("MMAPD_NODE__ADVERTISE", "https://a:1")],
+            "node.advertise",
+            "does not begin with http://",
+        ),
         (&[("MMAPD_NODE__ADVERTISE", "a:1")], "node.advertise", "write http://host:port"),
         (&[("MMAPD_NODE__ADVERTISE", "http://a:1/x")], "node.advertise", "without a path"),
         (&[("MMAPD_NODE__ADVERTISE", "http://u@a:1")], "node.advertise", "http://host:port"),

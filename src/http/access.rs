@@ -1,47 +1,19 @@
 //! What a request wants to do to which keys: the one place that knows. Every route says it
 //! here before it does anything, and once there are users, here is decided who may.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Request as HttpRequest};
+use axum::http::header;
+use axum::http::request::Parts;
+
 use super::Edge;
 use super::error::ApiError;
-use crate::machine::{Command, Conditions, Op, Request, Span, Txn};
-
-/// What is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
-    /// Values, versions and the past are looked at.
-    Read,
-    /// Keys are written or removed.
-    Write,
-    /// Leases are made, kept alive, ended or looked at.
-    Lease,
-    /// Locks are taken, given back or looked at.
-    Lock,
-    /// The cluster and its nodes are looked at.
-    Observe,
-    /// The cluster and its nodes are changed.
-    Operate,
-    /// A node of the cluster says something to another.
-    Peer,
-}
-
-/// What is done to which keys. Where there are no keys the span is of no meaning, but for
-/// locks: there it is of their names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Need {
-    pub(super) verb: Verb,
-    pub(super) span: Span,
-}
-
-impl Need {
-    pub(super) fn new(verb: Verb, span: Span) -> Self {
-        Self { verb, span }
-    }
-
-    /// Of everything.
-    pub(super) fn all(verb: Verb) -> Self {
-        Self { verb, span: Span::prefix(&[]) }
-    }
-}
+use crate::auth::{Caller, Denied};
+pub(super) use crate::auth::{Need, Verb};
+use crate::logs::Trace;
+use crate::machine::{Command, Conditions, Op, Request, Span, Txn, Write};
 
 /// All that a request to the state machine needs. A lease that is ended takes keys along that
 /// nobody names: whoever may do that to leases may do it.
@@ -108,26 +80,139 @@ fn of_txn(txn: &Txn) -> Vec<Need> {
 const DENIED: &str = "this is denied";
 
 impl Edge {
-    /// May the request do all this? For now there are no users, and everybody may.
+    /// May the request do all this?
     ///
     /// # Errors
-    /// None yet.
-    #[cfg_attr(
-        not(test),
-        expect(
-            clippy::unused_self,
-            clippy::unnecessary_wraps,
-            reason = "credentials come in here"
-        )
-    )]
+    /// `Unauthenticated`, `Forbidden`.
     pub(super) fn allow(&self, needs: &[Need]) -> Result<(), ApiError> {
         debug_assert!(!needs.is_empty(), "every route needs something");
         #[cfg(test)]
         if self.denies {
             return Err(ApiError::Conflict(DENIED.into()));
         }
-        Ok(())
+        let allowed = self.judge(needs);
+        self.audit(needs, allowed.is_ok());
+        allowed
     }
+
+    /// May the request do this, as one of several things that are asked about together later?
+    /// Only a refusal is told to the audit log now.
+    ///
+    /// # Errors
+    /// `Unauthenticated`, `Forbidden`.
+    pub(super) fn may_write(&self, write: &Write) -> Result<(), ApiError> {
+        let needs = needs(&Command::Batch(vec![write.clone()]).into());
+        self.judge(&needs).inspect_err(|_| self.audit(&needs, false))
+    }
+
+    fn judge(&self, needs: &[Need]) -> Result<(), ApiError> {
+        let directory = self.config.access.now();
+        directory.allow(&self.origin.caller, needs).map_err(|denied| match denied {
+            Denied::Unauthenticated => ApiError::Unauthenticated,
+            Denied::Forbidden => {
+                let covers =
+                    |need: &&Need| directory.allow(&self.origin.caller, &[(*need).clone()]);
+                let lacking = needs.iter().find(|need| covers(need).is_err());
+                ApiError::Forbidden(lacking.map_or("", |need| need.verb.as_str()))
+            }
+        })
+    }
+}
+
+impl Edge {
+    /// The id of the request, for who writes problems into an answer that has begun.
+    pub(super) fn request_id(&self) -> &str {
+        self.origin.trace.as_deref().map_or("", Trace::request_id)
+    }
+
+    /// Tells who asked for what. Reads are told of where that is wanted, refusals always.
+    fn audit(&self, needs: &[Need], allowed: bool) {
+        if !tracing::enabled!(target: AUDIT, tracing::Level::INFO) {
+            return;
+        }
+        let reads = self.config.log.audit_reads;
+        for need in needs {
+            let told = match need.verb {
+                Verb::Write | Verb::Lease | Verb::Lock | Verb::Operate => true,
+                Verb::Read => reads,
+                Verb::Observe | Verb::Peer | Verb::Probe => false,
+            };
+            if allowed && !told {
+                continue;
+            }
+            let Span { start, end } = &need.span;
+            let end = end.as_ref().map(|end| end.escape_ascii().to_string());
+            let remote = self.origin.remote.map(|remote| remote.to_string());
+            let trace = self.origin.trace.as_deref();
+            tracing::info!(
+                target: AUDIT,
+                request_id = trace.map_or("", Trace::request_id),
+                trace_id = trace.map(|trace| trace.trace_id().to_string()),
+                caller = self.origin.caller.name(),
+                remote,
+                verb = need.verb.as_str(),
+                start = %start.escape_ascii(),
+                end,
+                allowed,
+            );
+        }
+    }
+}
+
+/// The target of the audit log's lines.
+pub(crate) const AUDIT: &str = "mmapd::audit";
+
+/// Where a request comes from, and on whose behalf.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origin {
+    pub(super) caller: Caller,
+    /// The request; there is none behind what the edge does by itself.
+    trace: Option<Arc<Trace>>,
+    remote: Option<SocketAddr>,
+}
+
+/// The other end of the connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Remote(pub(super) SocketAddr);
+
+/// The edge, on behalf of who sent the request.
+impl FromRequestParts<Self> for Edge {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, edge: &Self) -> Result<Self, ApiError> {
+        let known = &parts.extensions;
+        let trace = known.get::<Arc<Trace>>().cloned();
+        let handle = trace.clone().map(|trace| edge.handle.on_behalf_of(trace));
+        let origin = Origin {
+            caller: known.get::<Caller>().cloned().unwrap_or_default(),
+            trace,
+            remote: known.get().map(|Remote(remote)| *remote),
+        };
+        let handle = handle.unwrap_or_else(|| edge.handle.clone());
+        Ok(Self { origin: Arc::new(origin), handle, ..edge.clone() })
+    }
+}
+
+/// Did the connection show the certificate of a node?
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct IsNode(pub(super) bool);
+
+/// Who sends this? Asked once, before anything else is looked at.
+///
+/// # Errors
+/// `Unauthenticated`: credentials that are not known, or not any more.
+pub(super) fn identify(edge: &Edge, request: &HttpRequest) -> Result<Caller, ApiError> {
+    let mut given = request.headers().get_all(header::AUTHORIZATION).iter();
+    let credentials = given.next().map(|value| value.to_str().unwrap_or_default());
+    if given.next().is_some() {
+        return Err(ApiError::Unauthenticated);
+    }
+    if credentials.is_none() && request.extensions().get().is_some_and(|IsNode(is)| *is) {
+        return Ok(Caller::Peer);
+    }
+    let directory = edge.config.access.now();
+    let caller = directory.identify(credentials, crate::node::wall_ms());
+    caller.map_err(|_| ApiError::Unauthenticated)
 }
 
 #[cfg(test)]
@@ -216,6 +301,7 @@ mod tests {
             ("post", "/v1/leases" | "/v1/locks/{name}") => body(r#"{"ttl":"30s"}"#),
             ("post", "/v1/leases/keepalive") => body(r#"{"ids":[1]}"#),
             ("post", "/set/{key}") => body("value=1"),
+            ("put", "/v1/admin/log") => body(r#"{"filter":"info"}"#),
             ("delete", "/v1/keys") => vec![(bare + "?prefix=a", "")],
             ("delete", "/v1/locks/{name}") => vec![(bare + "?token=1", "")],
             (_, _) => vec![(bare, "")],
@@ -263,7 +349,7 @@ mod tests {
                     }
                 }
             }
-            for page in ["/docs/", "/docs/swagger-ui.css"] {
+            for page in ["/docs/", "/docs/swagger-ui.css", "/ui/"] {
                 is_denied(&router, "get", page, "").await;
             }
             drop(router);

@@ -1,7 +1,7 @@
 //! What an operator asks a node to do.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -47,7 +47,7 @@ pub(super) struct CompactionBody {
     ),
 )]
 pub(super) async fn compact(
-    State(edge): State<Edge>,
+    edge: Edge,
     request: Request,
 ) -> Result<Json<CompactionBody>, ApiError> {
     edge.allow(&[Need::all(Verb::Operate)])?;
@@ -128,10 +128,7 @@ pub(super) struct ScrubBody {
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`: the node is shutting down"),
     ),
 )]
-pub(super) async fn scrub(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Json<ScrubBody>, ApiError> {
+pub(super) async fn scrub(edge: Edge, request: Request) -> Result<Json<ScrubBody>, ApiError> {
     edge.allow(&[Need::all(Verb::Operate)])?;
     Query::parse(request.uri(), &[])?;
     let start = std::time::Instant::now();

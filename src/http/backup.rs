@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use super::access::{Need, Verb};
 use super::error::{ApiError, Problem};
 use super::extract::Query;
 use super::keys::RawValue;
+use super::told::tell_late;
 use crate::node::backup::Backup;
 use crate::node::{BackupRefused, Handle};
 
@@ -52,10 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `rebuilding`; `draining`: the node is shutting down, or its disk is too slow"),
     ),
 )]
-pub(super) async fn backup(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn backup(edge: Edge, request: Request) -> Result<Response, ApiError> {
     // It holds all there is.
     edge.allow(&[Need::all(Verb::Read), Need::all(Verb::Operate)])?;
     let query = Query::parse(request.uri(), &["consistency", "timeout"])?;
@@ -115,7 +113,7 @@ async fn send(mut backup: Backup, sender: mpsc::Sender<Piece>, handle: Handle) {
         () = handle.stopped() => Some("this node is shutting down".to_owned()),
     };
     if let Some(why) = failed {
-        tracing::warn!(%why, "a backup was not sent to its end");
+        tell_late!(warn, handle.trace(), %why, "a backup was not sent to its end");
         // The pages are given back by now; this only waits for the client.
         drop(sender.send(Err(io::Error::other(why))).await);
     }

@@ -13,20 +13,20 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
+use super::Edge;
 use super::batch_line::{BatchAnswer, BatchLine, read, weight};
 use super::error::{ApiError, Problem};
 use super::extract::{BODY_RATE, Query};
 use super::lines::{NDJSON, write_line};
 use super::propose::fence;
 use super::pull::{self, Step};
-use super::{Edge, RequestId};
 use crate::machine::{Applied, Command, Write};
 
 /// Most writes of one entry.
@@ -71,10 +71,7 @@ const LINGER: Duration = Duration::from_secs(2);
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`"),
     ),
 )]
-pub(super) async fn batch(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn batch(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
     edge.timeout(&query)?;
@@ -101,10 +98,9 @@ pub(super) async fn batch(
     };
     // Nothing is answered before something came: who waits to be told to go on is told.
     input.fill().await?;
-    let id = head.extensions.get::<RequestId>().cloned().unwrap_or_default();
     let headers = head.headers;
     let held = None;
-    let batch = Batch { edge, headers, query, input, id, held, lines: 0, applied: 0, done: None };
+    let batch = Batch { edge, headers, query, input, held, lines: 0, applied: 0, done: None };
     Ok(([(header::CONTENT_TYPE, NDJSON)], pull::body(batch, step)).into_response())
 }
 
@@ -194,7 +190,6 @@ struct Batch {
     headers: HeaderMap,
     query: Query,
     input: Input,
-    id: RequestId,
     /// A write that did not fit into the entry before.
     held: Option<(u64, Write)>,
     /// Lines that were answered.
@@ -257,7 +252,8 @@ fn step(mut batch: Batch) -> Step<Batch> {
                 _ if !going => batch.end(&mut out),
                 Some(Over::Failed(error)) => {
                     let line = batch.input.number + 1;
-                    batch.answer(&mut out, &BatchAnswer::refused(line, &error, &batch.id.0));
+                    let refused = BatchAnswer::refused(line, &error, batch.edge.request_id());
+                    batch.answer(&mut out, &refused);
                     batch.end(&mut out);
                 }
                 Some(Over::End) => batch.end(&mut out),
@@ -288,7 +284,10 @@ impl Batch {
             };
             let (number, line) = line;
             match read(&line, self.edge.config.limits.value) {
-                Ok(write) => self.held = pack.add(number, write),
+                Ok(write) => match self.edge.may_write(&write) {
+                    Ok(()) => self.held = pack.add(number, write),
+                    Err(error) => pack.refused.push((number, error)),
+                },
                 Err(error @ ApiError::BadRequest(_)) => {
                     // It is the line that comes next: see `step`.
                     self.input.number = number - 1;
@@ -317,7 +316,7 @@ impl Batch {
     async fn carry_out(&mut self, pack: Pack, out: &mut Vec<u8>) -> bool {
         let Pack { writes, numbers, refused, .. } = pack;
         let outcomes = if writes.is_empty() { Ok(Vec::new()) } else { self.propose(writes).await };
-        let id = self.id.0.clone();
+        let id = self.edge.request_id().to_owned();
         let refusal = |(line, error)| BatchAnswer::refused(line, &error, &id);
         let mut refused = refused.into_iter().peekable();
         let going = outcomes.is_ok();

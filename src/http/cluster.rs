@@ -1,7 +1,7 @@
 //! What a node knows of itself and of its cluster.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -126,10 +126,7 @@ pub(super) struct LeaderBody {
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
     ),
 )]
-pub(super) async fn status(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Json<StatusBody>, ApiError> {
+pub(super) async fn status(edge: Edge, request: Request) -> Result<Json<StatusBody>, ApiError> {
     edge.allow(&[Need::all(Verb::Observe)])?;
     Query::parse(request.uri(), &[])?;
     let status = edge.handle.status();
@@ -171,10 +168,7 @@ impl Edge {
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
     ),
 )]
-pub(super) async fn cluster(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Json<ClusterBody>, ApiError> {
+pub(super) async fn cluster(edge: Edge, request: Request) -> Result<Json<ClusterBody>, ApiError> {
     edge.allow(&[Need::all(Verb::Observe)])?;
     Query::parse(request.uri(), &[])?;
     Ok(Json(edge.cluster()))
@@ -221,10 +215,7 @@ impl Edge {
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`"),
     ),
 )]
-pub(super) async fn leader(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Json<LeaderBody>, ApiError> {
+pub(super) async fn leader(edge: Edge, request: Request) -> Result<Json<LeaderBody>, ApiError> {
     edge.allow(&[Need::all(Verb::Observe)])?;
     Query::parse(request.uri(), &[])?;
     let status = edge.handle.status();

@@ -1,18 +1,27 @@
 //! What the declarations of the routes cannot say about parameters of the same name: how
 //! their texts look, from where to where their numbers go, and that nobody sends `null`.
 
-use utoipa::openapi::path::{Parameter, ParameterIn};
+use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
 use utoipa::openapi::schema::{Array, ArrayItems, Object, Schema, SchemaType, Type};
-use utoipa::openapi::{OpenApi, RefOr};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 
 use super::extract::NUMBER_MAX;
 
+/// The name of the scheme of tokens.
+const BEARER: &str = "token";
 /// As `config::parse_duration` reads it.
 const DURATION: &str = "^[0-9]+ *(ms|s|m|h|d)$";
 
-/// Completes the parameters of all operations.
+/// Completes the parameters of all operations, and says of each what credentials it takes.
 pub(super) fn complete(mut document: OpenApi) -> OpenApi {
-    for item in document.paths.paths.values_mut() {
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("a token, where `auth.tokens` is set; `mmapd token` makes one"))
+        .build();
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
+    for (path, item) in &mut document.paths.paths {
         let operations = [
             &mut item.get,
             &mut item.put,
@@ -21,7 +30,16 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
             &mut item.head,
             &mut item.patch,
         ];
+        let is_head = |operation: &Operation| operation.operation_id.as_deref() == Some("headKey");
         for operation in operations.into_iter().flatten() {
+            if !matches!(path.as_str(), "/livez" | "/readyz") {
+                let with_body = !is_head(operation);
+                refuse(operation, "401", "`unauthenticated`", with_body);
+                refuse(operation, "403", "`forbidden`", with_body);
+                let none = SecurityRequirement::default();
+                let token = SecurityRequirement::new(BEARER, Vec::<String>::new());
+                operation.security = Some(vec![none, token]);
+            }
             for one in operation.parameters.iter_mut().flatten() {
                 if let RefOr::T(one) = one {
                     parameter(one);
@@ -30,6 +48,17 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
         }
     }
     document
+}
+
+/// Adds a refusal that every route may answer with.
+fn refuse(operation: &mut Operation, status: &str, description: &str, with_body: bool) {
+    let mut response = ResponseBuilder::new().description(description);
+    if with_body {
+        let problem = Ref::from_schema_name("Problem");
+        let content = ContentBuilder::new().schema(Some(problem)).build();
+        response = response.content("application/problem+json", content);
+    }
+    operation.responses.responses.insert(status.to_owned(), RefOr::T(response.build()));
 }
 
 fn parameter(parameter: &mut Parameter) {

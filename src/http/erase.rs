@@ -4,7 +4,7 @@
 //! removed only when `all=true` says so.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -54,10 +54,7 @@ pub(super) struct Erased {
         (status = 504, body = Problem, content_type = "application/problem+json", description = "`outcome-unknown`"),
     ),
 )]
-pub(super) async fn erase(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn erase(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, _) = request.into_parts();
     let query = Query::parse(&head.uri, &["prefix", "start", "end", "all", "timeout", "redirect"])?;
     let span = selected(&query)?;

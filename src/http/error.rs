@@ -17,6 +17,10 @@ use crate::store::StoreError;
 pub(super) enum ApiError {
     /// Malformed, or with a parameter that does not exist.
     BadRequest(String),
+    /// Nobody who is known asks.
+    Unauthenticated,
+    /// Who asks may not do this.
+    Forbidden(&'static str),
     /// There is no such key or route.
     NotFound(String),
     /// The route exists, the method does not.
@@ -83,6 +87,13 @@ pub(super) enum ApiError {
     },
     /// Too many requests in flight.
     Overloaded,
+    /// Too many bytes of bodies in flight.
+    TooManyBytes {
+        /// Bytes allowed.
+        limit: u64,
+        /// Bytes there would be.
+        actual: u64,
+    },
     /// Nobody leads.
     NoLeader(&'static str),
     /// Leadership did not move in time.
@@ -163,6 +174,10 @@ impl ApiError {
     fn parts(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad-request", "Bad request"),
+            Self::Unauthenticated => {
+                (StatusCode::UNAUTHORIZED, "unauthenticated", "Not authenticated")
+            }
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Forbidden"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
@@ -195,7 +210,9 @@ impl ApiError {
             Self::NotSatisfiable { .. } => {
                 (StatusCode::RANGE_NOT_SATISFIABLE, "range-not-satisfiable", "No such range")
             }
-            Self::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "overloaded", "Overloaded"),
+            Self::Overloaded | Self::TooManyBytes { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "overloaded", "Overloaded")
+            }
             Self::NoLeader(_) => (StatusCode::SERVICE_UNAVAILABLE, "no-leader", "No leader"),
             Self::NotTransferred(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "not-transferred", "Leadership did not move")
@@ -225,6 +242,10 @@ impl ApiError {
             | Self::Conflict(detail)
             | Self::Fenced(detail)
             | Self::Damaged(detail) => detail.clone(),
+            Self::Unauthenticated => {
+                "send a token that is known and not over: Authorization: Bearer TOKEN".into()
+            }
+            Self::Forbidden(verb) => format!("this token may not do that: it lacks {verb:?} there"),
             Self::MethodNotAllowed => "this route has other methods; see the Allow header".into(),
             Self::TooSlow => "the body did not arrive in time".into(),
             Self::PreconditionFailed { current: Some(revision) } => {
@@ -248,6 +269,9 @@ impl ApiError {
             }
             Self::NotSatisfiable { size } => format!("the value has {size} bytes"),
             Self::Overloaded => "too many requests are in flight on this node".into(),
+            Self::TooManyBytes { .. } => {
+                "too many bytes of bodies are in flight on this node".into()
+            }
             Self::NoLeader(detail) | Self::OutcomeUnknown(detail) | Self::NoSpace(detail) => {
                 (*detail).into()
             }
@@ -262,9 +286,12 @@ impl ApiError {
             Self::KeyTooLarge { limit, actual }
             | Self::HeadTooLarge { limit, actual }
             | Self::Beyond { limit, actual, .. }
+            | Self::TooManyBytes { limit, actual }
             | Self::QuotaExceeded { limit, actual } => (Some(*limit), Some(*actual)),
             Self::TooLarge { limit, actual } => (Some(*limit), *actual),
             Self::BadRequest(_)
+            | Self::Unauthenticated
+            | Self::Forbidden(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed
             | Self::TooSlow
@@ -289,8 +316,12 @@ impl ApiError {
 }
 
 impl ApiError {
-    /// What RFC 9110 (15.5.17) and RFC 5789 (3.1) have a refusal tell beside its problem.
+    /// What RFC 9110 (11.6.1, 15.5.17) and RFC 5789 (3.1) have a refusal tell beside its problem.
     fn own_header(&self) -> Option<(HeaderName, HeaderValue)> {
+        if matches!(self, Self::Unauthenticated) {
+            let scheme = HeaderValue::from_static("Bearer realm=\"mmapd\"");
+            return Some((header::WWW_AUTHENTICATE, scheme));
+        }
         if let Self::NotSatisfiable { size } = self {
             let size = HeaderValue::try_from(format!("bytes */{size}")).ok()?;
             return Some((header::CONTENT_RANGE, size));
@@ -305,11 +336,14 @@ impl ApiError {
     fn is_retryable(&self) -> bool {
         match self {
             Self::Overloaded
+            | Self::TooManyBytes { .. }
             | Self::NoLeader(_)
             | Self::NotTransferred(_)
             | Self::Draining(_)
             | Self::Rebuilding => true,
             Self::BadRequest(_)
+            | Self::Unauthenticated
+            | Self::Forbidden(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed
             | Self::TooSlow

@@ -207,9 +207,20 @@ fn tags(
 /// Reads a body of at most `limit` bytes. Refuses what is larger before buffering it.
 pub(super) async fn body(
     headers: &HeaderMap,
+    body: Body,
+    limit: u64,
+    http: &Http,
+) -> Result<Bytes, ApiError> {
+    counted_body(headers, body, limit, http, |_| Ok(())).await
+}
+
+/// The same, telling `count` how many bytes of it there are each time some came.
+pub(super) async fn counted_body(
+    headers: &HeaderMap,
     mut body: Body,
     limit: u64,
     http: &Http,
+    mut count: impl FnMut(u64) -> Result<(), ApiError>,
 ) -> Result<Bytes, ApiError> {
     let length = headers
         .get(header::CONTENT_LENGTH)
@@ -230,6 +241,7 @@ pub(super) async fn body(
         if whole.len() as u64 + data.len() as u64 > limit {
             return Err(ApiError::TooLarge { limit, actual: None });
         }
+        count((whole.len() + data.len()) as u64)?;
         if whole.is_empty() && length == Some(data.len() as u64) {
             return Ok(data);
         }

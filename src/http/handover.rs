@@ -1,7 +1,7 @@
 //! Moving leadership.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -47,10 +47,7 @@ pub(super) struct HandoverRequest {
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`; `not-transferred`: it did not lead in time; `draining`"),
     ),
 )]
-pub(super) async fn hand_over(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Json<LeaderBody>, ApiError> {
+pub(super) async fn hand_over(edge: Edge, request: Request) -> Result<Json<LeaderBody>, ApiError> {
     edge.allow(&[Need::all(Verb::Operate)])?;
     let query = Query::parse(request.uri(), &["timeout"])?;
     let timeout = edge.timeout(&query)?;

@@ -1,7 +1,7 @@
 //! `GET /v1/history/{key}`: what happened to a key, as far as it is still known.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -162,10 +162,7 @@ impl PastChange {
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`, `rebuilding`"),
     ),
 )]
-pub(super) async fn history(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn history(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let uri = request.uri();
     let key = extract::key(uri, PREFIX)?;
     let known = ["limit", "before", "consistency", "min_revision", "timeout", "redirect"];

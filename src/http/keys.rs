@@ -1,7 +1,7 @@
 //! `/v1/keys/{key}`: one key, one resource. What changes it; reads are in `read.rs`.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -61,7 +61,7 @@ const PATCH_MAX: u64 = 4096;
         (status = 507, body = Problem, content_type = "application/problem+json", description = "`quota-exceeded`"),
     ),
 )]
-pub(super) async fn put(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn put(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let key = extract::key(&head.uri, PREFIX)?;
     let query = Query::parse(&head.uri, &["prev", "timeout", "redirect", "ttl", "lease"])?;
@@ -73,7 +73,7 @@ pub(super) async fn put(State(edge): State<Edge>, request: Request) -> Result<Re
         return Ok(elsewhere);
     }
     let limits = &edge.config.limits;
-    let value = extract::body(&head.headers, body, limits.value, &edge.config.http).await?;
+    let (value, _held) = edge.body(&head.headers, body, limits.value).await?;
     let command = Command::Put { key: key.clone(), value, content_type, life, conditions, prev };
     let done = edge.write(&head.headers, &query, command).await?;
     let now_ms = done.seen.time_ms;
@@ -144,10 +144,7 @@ fn given_type(headers: &HeaderMap) -> Result<String, ApiError> {
         (status = 504, body = Problem, content_type = "application/problem+json", description = "`outcome-unknown`"),
     ),
 )]
-pub(super) async fn delete(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn delete(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, _) = request.into_parts();
     let key = extract::key(&head.uri, PREFIX)?;
     let query = Query::parse(&head.uri, &["prev", "timeout", "redirect"])?;
@@ -217,10 +214,7 @@ fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<String>>, D
         (status = 504, body = Problem, content_type = "application/problem+json", description = "`outcome-unknown`"),
     ),
 )]
-pub(super) async fn patch(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn patch(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let key = extract::key(&head.uri, PREFIX)?;
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;

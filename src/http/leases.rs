@@ -1,7 +1,7 @@
 //! `/v1/leases`: what hangs on a lease goes with it, unless somebody keeps it alive.
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Request};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -178,7 +178,7 @@ fn shown(ms: u64) -> String {
         (status = 507, body = Problem, content_type = "application/problem+json", description = "`quota-exceeded`"),
     ),
 )]
-pub(super) async fn make(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn make(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
@@ -220,7 +220,7 @@ pub(super) async fn make(State(edge): State<Edge>, request: Request) -> Result<R
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`, `rebuilding`"),
     ),
 )]
-pub(super) async fn list(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn list(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let uri = request.uri();
     let known = ["limit", "after", "consistency", "min_revision", "timeout", "redirect"];
     let query = Query::parse(uri, &known)?;
@@ -261,7 +261,7 @@ pub(super) async fn list(State(edge): State<Edge>, request: Request) -> Result<R
     ),
 )]
 pub(super) async fn look(
-    State(edge): State<Edge>,
+    edge: Edge,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -313,7 +313,7 @@ pub(super) async fn look(
     ),
 )]
 pub(super) async fn keep_one(
-    State(edge): State<Edge>,
+    edge: Edge,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -355,10 +355,7 @@ pub(super) async fn keep_one(
         (status = 504, body = Problem, content_type = "application/problem+json", description = "`outcome-unknown`"),
     ),
 )]
-pub(super) async fn keep_many(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn keep_many(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
@@ -409,7 +406,7 @@ pub(super) async fn keep_many(
     ),
 )]
 pub(super) async fn end(
-    State(edge): State<Edge>,
+    edge: Edge,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {

@@ -1,7 +1,7 @@
 //! The routes of the experiment that mmapd grew out of, kept for its clients.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -53,7 +53,7 @@ fn text(bytes: Bytes) -> Response {
         (status = 507, body = Problem, content_type = "application/problem+json", description = "`quota-exceeded`"),
     ),
 )]
-pub(super) async fn set(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn set(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let key = extract::key(&head.uri, "/set/")?;
     Query::parse(&head.uri, &[])?;
@@ -65,7 +65,7 @@ pub(super) async fn set(State(edge): State<Edge>, request: Request) -> Result<Re
     let limits = &edge.config.limits;
     // Every byte of the value may be written as three.
     let limit = limits.value * 3 + FORM_EXTRA;
-    let form = extract::body(&head.headers, body, limit, &edge.config.http).await?;
+    let (form, _held) = edge.body(&head.headers, body, limit).await?;
     let value = Bytes::from(extract::form_field(&form, "value")?);
     if value.len() as u64 > limits.value {
         let actual = Some(value.len() as u64);
@@ -98,7 +98,7 @@ pub(super) async fn set(State(edge): State<Edge>, request: Request) -> Result<Re
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`"),
     ),
 )]
-pub(super) async fn get(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn get(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let key = extract::key(request.uri(), "/get/")?;
     Query::parse(request.uri(), &[])?;
     edge.allow(&[Need::new(Verb::Read, Span::key(&key))])?;
@@ -114,7 +114,7 @@ pub(super) async fn get(State(edge): State<Edge>, request: Request) -> Result<Re
     get, path = "/status", operation_id = "legacyStatus", tag = "legacy",
     responses((status = 200, body = Object, content_type = "application/json", description = "id, state, term, voted for, commit index, last applied, next index, match index")),
 )]
-pub(super) async fn status(State(edge): State<Edge>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn status(edge: Edge) -> Result<Json<Value>, ApiError> {
     edge.allow(&[Need::all(Verb::Observe)])?;
     let status = edge.handle.status();
     let by_id = |number: fn(&crate::node::MemberStatus) -> Option<u64>| {

@@ -12,12 +12,13 @@ use bytes::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::Edge;
 use super::error::{ApiError, Problem};
 use super::keys::{Envelope, shown_key};
 use super::list::{envelope, weight};
 use super::listing::{Found, Wanted};
 use super::pull::{self, Step};
-use super::{Edge, RequestId};
+use super::told::tell_late;
 use crate::machine::View;
 use crate::node::Consistency;
 
@@ -78,8 +79,8 @@ pub(super) fn wanted(headers: &HeaderMap) -> bool {
 }
 
 /// All of it, as of `revision`.
-pub(super) fn response(edge: Edge, wanted: Wanted, revision: u64, id: RequestId) -> Response {
-    let lines = Lines { edge, wanted, revision, id, count: 0, done: false };
+pub(super) fn response(edge: Edge, wanted: Wanted, revision: u64) -> Response {
+    let lines = Lines { edge, wanted, revision, count: 0, done: false };
     ([(header::CONTENT_TYPE, NDJSON)], pull::body(lines, step)).into_response()
 }
 
@@ -88,7 +89,6 @@ struct Lines {
     /// What is left.
     wanted: Wanted,
     revision: u64,
-    id: RequestId,
     /// Lines so far.
     count: u64,
     done: bool,
@@ -167,8 +167,8 @@ impl Lines {
     }
 
     fn failed(&mut self, error: &ApiError) -> Vec<u8> {
-        tracing::debug!(?error, "a listing was not sent to its end");
-        let error = Box::new(error.problem(&self.id.0));
+        tell_late!(debug, self.edge.handle.trace(), ?error, "a listing was not sent to its end");
+        let error = Box::new(error.problem(self.edge.request_id()));
         self.last(&ListLine::Failed { error })
     }
 

@@ -1,19 +1,19 @@
 //! `GET /v1/keys`: ranges of keys, page by page, all pages as of one revision.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::Edge;
 use super::access::{Need, Verb};
 use super::error::{ApiError, Problem};
 use super::extract::Query;
 use super::keys::{Envelope, shown_key};
 use super::lines::{self, ListLine};
 use super::listing::{Found, PARAMETERS, Wanted};
-use super::{Edge, RequestId};
 use crate::machine::{Item, View};
 
 /// Bytes of keys and values in one page, unless its first item is larger.
@@ -80,7 +80,7 @@ pub(super) struct Page {
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`, `rebuilding`"),
     ),
 )]
-pub(super) async fn list(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn list(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, _) = request.into_parts();
     let query = Query::parse(&head.uri, &PARAMETERS)?;
     let wanted = Wanted::read(&query)?;
@@ -93,8 +93,7 @@ pub(super) async fn list(State(edge): State<Edge>, request: Request) -> Result<R
     if lines::wanted(&head.headers) {
         // Each piece of lines takes a view of its own.
         drop(view);
-        let id = head.extensions.get::<RequestId>().cloned().unwrap_or_default();
-        return Ok((vary, lines::response(edge, wanted, revision, id)).into_response());
+        return Ok((vary, lines::response(edge, wanted, revision)).into_response());
     }
     let most = u64::from(edge.config.limits.list_items);
     let limit = wanted.limit.unwrap_or(most).min(most);

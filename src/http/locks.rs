@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -215,7 +215,7 @@ impl LockRequest {
         (status = 507, body = Problem, content_type = "application/problem+json", description = "`quota-exceeded`"),
     ),
 )]
-pub(super) async fn take(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn take(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (mut head, body) = request.into_parts();
     let name = lock_name(&head.uri)?;
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
@@ -369,7 +369,7 @@ impl Edge {
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`, `rebuilding`"),
     ),
 )]
-pub(super) async fn look(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn look(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let uri = request.uri();
     let name = lock_name(uri)?;
     let query = Query::parse(uri, &["consistency", "min_revision", "timeout", "redirect"])?;
@@ -413,7 +413,7 @@ pub(super) async fn look(State(edge): State<Edge>, request: Request) -> Result<R
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`, `rebuilding`"),
     ),
 )]
-pub(super) async fn list(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn list(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let uri = request.uri();
     let known = ["limit", "after", "consistency", "min_revision", "timeout", "redirect"];
     let query = Query::parse(uri, &known)?;
@@ -460,10 +460,7 @@ pub(super) async fn list(State(edge): State<Edge>, request: Request) -> Result<R
         (status = 504, body = Problem, content_type = "application/problem+json", description = "`outcome-unknown`"),
     ),
 )]
-pub(super) async fn release(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn release(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, _) = request.into_parts();
     let name = lock_name(&head.uri)?;
     let query = Query::parse(&head.uri, &["token", "ticket", "timeout", "redirect"])?;

@@ -1,9 +1,11 @@
 //! Who belongs to the cluster, and changing it. Only the leader changes anything; any other
 //! node carries the request there, once.
 
+use std::net::IpAddr;
+
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -94,7 +96,7 @@ pub(super) struct MemberSet {
         (status = 504, body = Problem, content_type = "application/problem+json", description = "`outcome-unknown`"),
     ),
 )]
-pub(super) async fn add(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn add(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let asked = Asked::read(&edge, request).await?;
     let member: NewMember = asked.json()?;
     let change = MemberChange::Add {
@@ -130,7 +132,7 @@ pub(super) async fn add(State(edge): State<Edge>, request: Request) -> Result<Re
     ),
 )]
 pub(super) async fn set(
-    State(edge): State<Edge>,
+    edge: Edge,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -165,7 +167,7 @@ pub(super) async fn set(
     ),
 )]
 pub(super) async fn remove(
-    State(edge): State<Edge>,
+    edge: Edge,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -194,10 +196,7 @@ pub(super) async fn remove(
         (status = 504, body = Problem, content_type = "application/problem+json", description = "`outcome-unknown`"),
     ),
 )]
-pub(super) async fn replace(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn replace(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let asked = Asked::read(&edge, request).await?;
     let MemberSet { members } = asked.json()?;
     let mut wanted: Vec<(NodeId, String, bool)> = Vec::new();
@@ -332,12 +331,29 @@ fn life(text: &str) -> Result<u64, ApiError> {
 /// An address is data: host and port, nothing that a node could be made to fetch.
 fn address(url: &str) -> Result<String, ApiError> {
     let url = url.trim_end_matches('/');
-    let host = url.strip_prefix("http://").unwrap_or_default();
-    if host.starts_with("169.254.") || host.to_ascii_lowercase().starts_with("[fe80:") {
-        return Err(ApiError::BadRequest(format!("url: {url} is a link-local address")));
+    if let Some(problem) = crate::config::url_problem(url) {
+        return Err(ApiError::BadRequest(format!("url: {problem}")));
     }
-    match crate::config::url_problem(url) {
-        Some(problem) => Err(ApiError::BadRequest(format!("url: {problem}"))),
-        None => Ok(url.to_owned()),
+    match host(url) {
+        Some(host) if is_link_local(&host) => {
+            Err(ApiError::BadRequest(format!("url: {url} is a link-local address")))
+        }
+        Some(_) => Ok(url.to_owned()),
+        None => Err(ApiError::BadRequest(format!("url: {url} names no host"))),
+    }
+}
+
+/// As whoever connects will read it: 2852039166 and 0xa9fea9fe are addresses as well.
+fn host(url: &str) -> Option<String> {
+    let url = reqwest::Url::parse(url).ok()?;
+    Some(url.host_str()?.trim_matches(['[', ']']).to_owned())
+}
+
+/// There the services of clouds are, and nobody's peers.
+fn is_link_local(host: &str) -> bool {
+    match host.trim_end_matches('.').parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(IpAddr::V4(address)) => address.is_link_local(),
+        Ok(IpAddr::V6(address)) => address.is_unicast_link_local(),
+        Err(_) => false,
     }
 }

@@ -4,8 +4,7 @@
 //! as of which term and revision. Every refusal is a problem document (RFC 9457), written
 //! by the outermost layer from what `error.rs` decided.
 //!
-//! Left out: who may do what. Until there are credentials a node listens where it is told,
-//! by default on loopback alone.
+//! Who may do what is asked in one place, `access.rs`, by every route.
 
 mod access;
 mod admin;
@@ -19,7 +18,9 @@ mod envelope;
 mod erase;
 mod error;
 mod extract;
+mod framing;
 mod handover;
+mod held;
 mod history;
 mod keys;
 mod leases;
@@ -28,9 +29,11 @@ mod lines;
 mod list;
 mod listing;
 mod locks;
+mod logs;
 mod members;
 mod ops;
 mod pace;
+mod places;
 mod poll;
 mod propose;
 mod pull;
@@ -38,8 +41,11 @@ mod raft;
 mod range;
 mod read;
 mod serve;
+mod stream;
+mod told;
 mod txn;
 mod txn_body;
+mod ui;
 mod value;
 mod wait;
 mod watch;
@@ -56,6 +62,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, patch, post};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::{Config as UiConfig, SwaggerUi};
 
@@ -64,17 +71,20 @@ pub use serve::serve;
 use crate::config::Config;
 use crate::metrics::{self, HttpSeries};
 use crate::node::Handle;
-use access::{Need, Verb};
+pub(crate) use access::AUDIT;
+use access::{Need, Origin, Verb};
 use error::{ApiError, Problem};
 use extract::Query;
+use held::Held;
 use poll::{Place, Waited};
+use told::Told;
 
 /// Longest request id taken over from a client.
 const REQUEST_ID_MAX: usize = 128;
 /// What the pages of `/docs` may load: their own files, and images and styles within them.
 const DOCS_POLICY: &str = "default-src 'self'; img-src 'self' data:; \
     style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
-const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static(crate::logs::REQUEST_ID);
 
 #[derive(OpenApi)]
 #[openapi(
@@ -103,8 +113,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
         leases::make, leases::list, leases::look, leases::end, leases::keep_one, leases::keep_many,
         locks::take, locks::look, locks::release, locks::list,
         cluster::status, cluster::cluster, cluster::leader, handover::hand_over,
-        members::add, members::replace, members::set, members::remove, admin::compact, admin::scrub, backup::backup,
-        ops::livez, ops::readyz, ops::scrape, ops::description,
+        members::add, members::replace, members::set, members::remove, admin::compact, admin::scrub, logs::look, logs::set,
+        backup::backup,
+        ops::livez, ops::readyz, ops::scrape, ops::description, ui::page, ui::file,
         legacy::set, legacy::get, legacy::status,
         raft::append, raft::vote, raft::snapshot, raft::propose, raft::handover,
     ),
@@ -124,10 +135,6 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// Commands of followers are counted, to wait for their end; what bounds them is the inbox.
 const FORWARDED_PERMITS: u32 = 1 << 24;
 
-/// The id of a request, for who writes problems into an answer that has begun.
-#[derive(Clone, Debug, Default)]
-struct RequestId(String);
-
 /// What every handler has.
 #[derive(Clone, Debug)]
 struct Edge {
@@ -138,8 +145,12 @@ struct Edge {
     /// One permit for each forwarded command and each wait for a lock; more than the inbox of
     /// the node takes.
     forwarded: Arc<Semaphore>,
+    /// Bytes of bodies in flight.
+    held: Arc<Held>,
     /// The OpenAPI document, rendered once.
     description: Bytes,
+    /// On whose behalf.
+    origin: Arc<Origin>,
     /// Nothing is allowed: shows which routes ask.
     #[cfg(test)]
     denies: bool,
@@ -153,10 +164,12 @@ impl Edge {
         let description = openapi().to_pretty_json().expect("the description is plain data");
         Self {
             handle,
+            held: Arc::new(Held::new(config.limits.in_flight_bytes)),
             config: Arc::new(config),
             in_flight: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             forwarded: Arc::new(Semaphore::new(FORWARDED_PERMITS as usize)),
             description: description.into(),
+            origin: Arc::default(),
             #[cfg(test)]
             denies: false,
         }
@@ -253,18 +266,27 @@ fn router(edge: Edge) -> Router {
         .route("/v1/raft/snapshot", measured("/v1/raft/snapshot", post(raft::snapshot)))
         .route("/v1/raft/propose", measured("/v1/raft/propose", post(raft::propose)))
         .route("/v1/raft/handover", measured("/v1/raft/handover", post(raft::handover)))
-        .route("/v1/admin/scrub", measured("/v1/admin/scrub", post(admin::scrub)))
-        .route("/v1/admin/compact", measured("/v1/admin/compact", post(admin::compact)))
         .route("/v1/backup", measured("/v1/backup", get(backup::backup)))
         .route("/openapi.json", measured("/openapi.json", get(ops::description)))
+        .route("/ui", measured("/ui", get(ui::page)))
+        .route("/ui/{file}", measured("/ui/{file}", get(ui::file)))
         .route("/status", measured("/status", get(legacy::status)));
     data.merge(rest)
         .merge(probe_routes())
+        .merge(admin_routes())
+        .merge(ui::slash())
         .merge(docs(&edge))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(edge.clone(), finish))
         .with_state(edge)
+}
+
+fn admin_routes() -> Router<Edge> {
+    Router::new()
+        .route("/v1/admin/scrub", measured("/v1/admin/scrub", post(admin::scrub)))
+        .route("/v1/admin/compact", measured("/v1/admin/compact", post(admin::compact)))
+        .route("/v1/admin/log", measured("/v1/admin/log", get(logs::look).put(logs::set)))
 }
 
 fn probe_routes() -> Router<Edge> {
@@ -293,7 +315,7 @@ fn probes(edge: Edge) -> Router {
 fn docs(edge: &Edge) -> Router<Edge> {
     let config = UiConfig::new(["/openapi.json"]).validator_url("none");
     let ui = SwaggerUi::new("/docs").config(config);
-    let asked = from_fn_with_state(edge.clone(), observe);
+    let asked = from_fn_with_state(edge.clone(), public);
     Router::<Edge>::from(ui).layer(asked).layer(map_response(async |mut response: Response| {
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -303,9 +325,9 @@ fn docs(edge: &Edge) -> Router<Edge> {
     }))
 }
 
-/// Before what has no handler of ours.
-async fn observe(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    match edge.allow(&[Need::all(Verb::Observe)]) {
+/// Before what has no handler of ours, and is the same for everybody.
+async fn public(edge: Edge, request: Request, next: Next) -> Response {
+    match edge.allow(&[Need::all(Verb::Probe)]) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }
@@ -398,20 +420,30 @@ fn measured(route: &'static str, methods: MethodRouter<Edge>) -> MethodRouter<Ed
 /// The outermost layer: request ids, who answered, and the bodies of refusals.
 async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    request.extensions_mut().insert(RequestId(id.to_str().unwrap_or_default().to_owned()));
+    let told = Told::begin(&request, &id);
+    request.extensions_mut().insert(Arc::clone(told.trace()));
     let data = request.uri().path().starts_with("/v1/");
     // Then the answer is what this replica has, and its revision tells how old that is.
     let query = request.uri().query().unwrap_or_default();
     let is_stale = query.split('&').any(|pair| pair == "consistency=stale");
     let head = head_bytes(&request);
     let limit = edge.config.limits.header_bytes;
+    let span = told.span();
     let mut response = if head > limit {
         unmatched(request.method(), ApiError::HeadTooLarge { limit, actual: head })
     } else {
-        next.run(request).await
+        match access::identify(&edge, &request) {
+            Ok(caller) => {
+                request.extensions_mut().insert(caller);
+                next.run(request).instrument(span).await
+            }
+            // Probes ask nobody who they are.
+            Err(_) if is_probe(request.uri().path()) => next.run(request).await,
+            Err(error) => unmatched(request.method(), error),
+        }
     };
     if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
-        problem.request_id = id.to_str().unwrap_or_default().to_owned();
+        told.trace().request_id().clone_into(&mut problem.request_id);
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let kind = HeaderValue::from_static("application/problem+json");
         let headers = response.headers_mut();
@@ -421,7 +453,9 @@ async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> R
     }
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
-    if data {
+    let is_stranger = response.status() == StatusCode::UNAUTHORIZED;
+    let headers = response.headers_mut();
+    if data && !is_stranger {
         let status = edge.handle.status();
         let revision = if is_stale {
             edge.handle.stale_view().revision()
@@ -438,7 +472,12 @@ async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> R
         let no_cache = HeaderValue::from_static("no-cache");
         headers.entry(header::CACHE_CONTROL).or_insert(no_cache);
     }
+    told.end(response.status());
     response
+}
+
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz")
 }
 
 /// About what the head had on the wire. hyper's buffer may hold more than it is told to.

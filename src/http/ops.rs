@@ -1,6 +1,6 @@
 //! What probes, scrapers and people ask of a node.
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
@@ -22,11 +22,8 @@ use crate::node::RoleName;
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
     ),
 )]
-pub(super) async fn livez(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    edge.allow(&[Need::all(Verb::Observe)])?;
+pub(super) async fn livez(edge: Edge, request: Request) -> Result<Response, ApiError> {
+    edge.allow(&[Need::all(Verb::Probe)])?;
     let verbose = Query::parse(request.uri(), &["verbose"])?.flag("verbose")?;
     Ok(if verbose { "[+] process ok\nok\n" } else { "ok\n" }.into_response())
 }
@@ -47,11 +44,8 @@ pub(super) async fn livez(
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`: not ready, and why"),
     ),
 )]
-pub(super) async fn readyz(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    edge.allow(&[Need::all(Verb::Observe)])?;
+pub(super) async fn readyz(edge: Edge, request: Request) -> Result<Response, ApiError> {
+    edge.allow(&[Need::all(Verb::Probe)])?;
     let query = Query::parse(request.uri(), &["verbose", "role"])?;
     let wants_leader = match query.text("role")? {
         None => false,
@@ -91,10 +85,7 @@ pub(super) async fn readyz(
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
     ),
 )]
-pub(super) async fn scrape(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn scrape(edge: Edge, request: Request) -> Result<Response, ApiError> {
     edge.allow(&[Need::all(Verb::Observe)])?;
     Query::parse(request.uri(), &[])?;
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -109,11 +100,8 @@ pub(super) async fn scrape(
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
     ),
 )]
-pub(super) async fn description(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    edge.allow(&[Need::all(Verb::Observe)])?;
+pub(super) async fn description(edge: Edge, request: Request) -> Result<Response, ApiError> {
+    edge.allow(&[Need::all(Verb::Probe)])?;
     Query::parse(request.uri(), &[])?;
     let kind = HeaderValue::from_static("application/json");
     Ok(([(header::CONTENT_TYPE, kind)], edge.description.clone()).into_response())

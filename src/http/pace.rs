@@ -18,9 +18,12 @@ use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::framing::Framing;
+use super::places::Places;
+use super::stream::Stream;
 
 /// How long a client that was refused may go on sending what nobody reads.
 const LINGER: Duration = Duration::from_secs(2);
@@ -142,7 +145,7 @@ impl HttpBody for Answer {
 
 /// A connection with deadlines. It holds its place among the connections until it is closed.
 pub(super) struct Paced {
-    stream: TcpStream,
+    stream: Stream,
     progress: Arc<Progress>,
     header_timeout: Duration,
     idle_timeout: Duration,
@@ -156,15 +159,16 @@ pub(super) struct Paced {
     lingers: bool,
     /// When a client that has begun to take nothing is cut off.
     stalled: Option<Pin<Box<Sleep>>>,
-    _permit: OwnedSemaphorePermit,
+    framing: Framing,
+    _places: Places,
 }
 
 impl Paced {
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Stream,
         progress: Arc<Progress>,
         http: &crate::config::Http,
-        permit: OwnedSemaphorePermit,
+        places: Places,
     ) -> Self {
         // Who connects has something to say, so the first wait is not one for idlers.
         let until = Instant::now() + http.header_timeout;
@@ -179,7 +183,8 @@ impl Paced {
             timer: Box::pin(sleep_until(until)),
             lingers: false,
             stalled: None,
-            _permit: permit,
+            framing: Framing::new(),
+            _places: places,
         }
     }
 
@@ -222,7 +227,17 @@ impl AsyncRead for Paced {
         into: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
         let before = into.filled().len();
+        if self.framing.is_lost() {
+            // Nothing that comes now belongs to a request.
+            let words = self.framing.last_words();
+            into.put_slice(&words[..words.len().min(into.remaining())]);
+            return Poll::Ready(Ok(()));
+        }
         let read = Pin::new(&mut self.stream).poll_read(context, into);
+        let passed = self.framing.look(&mut into.filled_mut()[before..]);
+        if self.framing.is_lost() {
+            into.set_filled(before + passed);
+        }
         let timed = self.after_read(into.filled().len() > before);
         if read.is_pending() && timed {
             ready!(self.expired(context));
@@ -258,7 +273,9 @@ impl AsyncWrite for Paced {
     ) -> Poll<std::io::Result<()>> {
         if !self.lingers {
             ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-            if !self.progress.unread.load(Ordering::Relaxed) {
+            // A head that hyper refused has had no chance to say so.
+            let refused = self.framing.has_more_than(self.progress.started.load(Ordering::Relaxed));
+            if !refused && !self.progress.unread.load(Ordering::Relaxed) {
                 return Poll::Ready(Ok(()));
             }
             self.lingers = true;

@@ -2,7 +2,7 @@
 //! message for another cluster or another node is 421.
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -32,7 +32,7 @@ const HEADER_MAX: u64 = 128 << 10;
     ),
 )]
 pub(super) async fn append(
-    State(edge): State<Edge>,
+    edge: Edge,
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
@@ -54,10 +54,7 @@ pub(super) async fn append(
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`"),
     ),
 )]
-pub(super) async fn vote(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<StatusCode, ApiError> {
+pub(super) async fn vote(edge: Edge, request: Request) -> Result<StatusCode, ApiError> {
     edge.allow(&[Need::all(Verb::Peer)])?;
     let (head, body) = request.into_parts();
     let body = extract::body(&head.headers, body, VOTE_MAX, &edge.config.http).await?;
@@ -84,10 +81,7 @@ fn sender(headers: &HeaderMap) -> Option<String> {
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`"),
     ),
 )]
-pub(super) async fn handover(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn handover(edge: Edge, request: Request) -> Result<Response, ApiError> {
     edge.allow(&[Need::all(Verb::Peer)])?;
     let (head, body) = request.into_parts();
     let body = extract::body(&head.headers, body, VOTE_MAX, &edge.config.http).await?;
@@ -115,10 +109,7 @@ pub(super) async fn handover(
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`"),
     ),
 )]
-pub(super) async fn snapshot(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn snapshot(edge: Edge, request: Request) -> Result<Response, ApiError> {
     edge.allow(&[Need::all(Verb::Peer)])?;
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.uri, &["ask", "resume"])?;
@@ -143,10 +134,7 @@ pub(super) async fn snapshot(
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`draining`"),
     ),
 )]
-pub(super) async fn propose(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn propose(edge: Edge, request: Request) -> Result<Response, ApiError> {
     edge.allow(&[Need::all(Verb::Peer)])?;
     // Refused before anything is proposed, so the follower may ask the next leader.
     let _permit = edge

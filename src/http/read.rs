@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header, request};
 use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
@@ -59,7 +59,7 @@ const JSON: &str = "application/json";
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`, `rebuilding`"),
     ),
 )]
-pub(super) async fn get(State(edge): State<Edge>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn get(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let start = Instant::now();
     let (head, _) = request.into_parts();
     let key = extract::key(&head.uri, PREFIX)?;
@@ -228,7 +228,7 @@ fn raw(
         (status = 503, description = "`no-leader`, `draining`, `rebuilding`"),
     ),
 )]
-pub(super) async fn head(edge: State<Edge>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn head(edge: Edge, request: Request) -> Result<Response, ApiError> {
     get(edge, request).await
 }
 

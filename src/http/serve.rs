@@ -3,6 +3,7 @@
 //! Our own, because the one that comes with axum has no deadlines, no limit on connections, and waits for ever for a client that stopped half way.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,13 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
+use super::access::{IsNode, Remote};
 use super::pace::{Answer, InProgress, Paced, Progress};
+use super::places::{Addresses, Places};
+use super::stream::Stream;
 use super::{Edge, probes, router};
 use crate::config::Config;
+use crate::metrics;
 use crate::node::Handle;
 
 /// Pause after the system refused to give us a connection (out of descriptors).
@@ -40,44 +45,44 @@ pub async fn serve(
         .max_headers(usize::try_from(config.limits.headers).unwrap_or(100))
         .max_buf_size(buffer_size(&config))
         .half_close(true);
-    let connections = places(config.limits.connections);
-    let spare = places(SPARE);
-    let times = config.http.clone();
+    let (times, tls) = (config.http.clone(), config.certificates.clone());
     let edge = Edge::new(handle.clone(), config);
-    let (all, probes) = (router(edge.clone()), probes(edge.clone()));
+    let entrance = Entrance::new(&edge);
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stopping.wait_for(|stopping| *stopping) => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, remote) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        // Over the limit the newest may still ask how the node is, on a few spare places.
-        let (permit, router) = match connections.clone().try_acquire_owned() {
-            Ok(permit) => (permit, &all),
-            Err(_) => match spare.clone().try_acquire_owned() {
-                Ok(permit) => (permit, &probes),
-                Err(_) => continue,
-            },
-        };
+        let Some((places, router)) = entrance.let_in(remote.ip()) else { continue };
         if stream.set_nodelay(true).is_err() {
             continue;
         }
-        let progress = Arc::new(Progress::default());
-        let io = TokioIo::new(Paced::new(stream, progress.clone(), &times, permit));
-        let router = router.clone();
-        let service = service_fn(move |request| {
-            answer(router.clone(), request, InProgress::begin(&progress))
-        });
-        let connection = graceful.watch(http.serve_connection(io, service));
+        let watcher = graceful.watcher();
+        let (router, http, times, material) =
+            (router.clone(), http.clone(), times.clone(), tls.now());
         tokio::spawn(async move {
+            let stream = match Stream::accept(stream, material).await {
+                Ok(stream) => stream,
+                Err(error) => return tracing::debug!(%error, "no handshake"),
+            };
+            let is_node = IsNode(stream.is_of_a_node());
+            let progress = Arc::new(Progress::default());
+            let io = TokioIo::new(Paced::new(stream, progress.clone(), &times, places));
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(is_node);
+                request.extensions_mut().insert(Remote(remote));
+                answer(router.clone(), request, InProgress::begin(&progress))
+            });
+            let connection = watcher.watch(http.serve_connection(io, service));
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
             }
@@ -91,6 +96,44 @@ pub async fn serve(
         handle.end_streams();
     };
     tokio::join!(graceful.shutdown(), quiet);
+}
+
+/// Who is let in, and to what.
+struct Entrance {
+    connections: Arc<Semaphore>,
+    spare: Arc<Semaphore>,
+    addresses: Addresses,
+    all: Router,
+    probes: Router,
+    refused: ::metrics::Counter,
+}
+
+impl Entrance {
+    fn new(edge: &Edge) -> Self {
+        let limits = &edge.config.limits;
+        Self {
+            connections: places(limits.connections),
+            spare: places(SPARE),
+            addresses: Addresses::new(limits.connections_per_address),
+            all: router(edge.clone()),
+            probes: probes(edge.clone()),
+            refused: metrics::install().refused_connections.clone(),
+        }
+    }
+
+    /// Places for one more from `address`, and what it may ask for; `None`: it is closed at once.
+    fn let_in(&self, address: IpAddr) -> Option<(Places, &Router)> {
+        let among = |places: &Arc<Semaphore>| places.clone().try_acquire_owned().ok();
+        // Over the limit the newest may still ask how the node is, on a few spare places.
+        let permit = among(&self.connections).map(|permit| (permit, &self.all));
+        let permit = permit.or_else(|| among(&self.spare).map(|permit| (permit, &self.probes)));
+        let place = self.addresses.place(address);
+        let Some(((permit, router), place)) = permit.zip(place) else {
+            self.refused.increment(1);
+            return None;
+        };
+        Some((Places::new(permit, place), router))
+    }
 }
 
 fn places(number: u32) -> Arc<Semaphore> {

@@ -1,7 +1,7 @@
 //! `POST /v1/txn`: several comparisons and steps as one.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::Edge;
 use super::access::needs;
 use super::error::{ApiError, Problem};
-use super::extract::{self, Query};
+use super::extract::Query;
 use super::keys::{Envelope, shown_key};
 use super::leases::LeaseMade;
 use super::propose::fence;
@@ -137,10 +137,7 @@ pub(super) struct StepItems {
         (status = 507, body = Problem, content_type = "application/problem+json", description = "`quota-exceeded`"),
     ),
 )]
-pub(super) async fn transact(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn transact(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.uri, &["consistency", "min_revision", "timeout", "redirect"])?;
     let limits = &edge.config.limits;
@@ -148,7 +145,7 @@ pub(super) async fn transact(
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
-    let body = extract::body(&head.headers, body, limits.txn_bytes, &edge.config.http).await?;
+    let (body, _held) = edge.body(&head.headers, body, limits.txn_bytes).await?;
     let txn = txn_body::read(&body, limits)?;
     drop(body);
     if txn.is_read_only() {

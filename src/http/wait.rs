@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::error::ApiError;
 use super::pace::Caller;
+use super::told::tell_late;
 use crate::machine::{Applied, Claim, Command};
 use crate::node::{Consistency, Handle, ReadError, WriteError};
 
@@ -155,9 +156,10 @@ impl Drop for Place {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let release = self.release();
+            let trace = self.handle.trace();
             runtime.spawn(async move {
                 if let Err(error) = release.await {
-                    tracing::warn!(%error, "a place in the queue of a lock is left to its lease");
+                    tell_late!(warn, trace, %error, "a place in the queue of a lock is left to its lease");
                 }
             });
         }

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -31,6 +31,8 @@ use super::envelope::Encoding;
 use super::error::{ApiError, Problem};
 use super::extract::{self, Query};
 use super::pace::Patience;
+use super::told::tell_late;
+use crate::logs::Trace;
 use crate::machine::{Change, Gone, KEY_MAX, Kind, OwnedRecord, Reason};
 use crate::metrics;
 use crate::node::Consistency;
@@ -270,10 +272,7 @@ fn json(data: &impl Serialize) -> Bytes {
         (status = 503, body = Problem, content_type = "application/problem+json", description = "`no-leader`, `draining`, `rebuilding`"),
     ),
 )]
-pub(super) async fn watch(
-    State(edge): State<Edge>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn watch(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let names = ["prefix", "key", "from_revision", "prev", "keys_only", "timeout"];
     let query = Query::parse_repeated(request.uri(), &names, &names[..2])?;
     let selectors = selectors(&query)?;
@@ -296,7 +295,8 @@ pub(super) async fn watch(
         None => edge.handle.view(Consistency::Linearizable, timeout).await?.revision(),
     };
     let settings = &edge.config.watch;
-    let stream = Stream::new(place.watch(selectors, position), told, settings.progress);
+    let stream =
+        Stream::new(place.watch(selectors, position), told, settings.progress, edge.handle.trace());
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
@@ -349,6 +349,7 @@ type Reading = Pin<Box<dyn Future<Output = Result<Past, PastError>> + Send>>;
 struct Stream {
     watch: Watch,
     told: Told,
+    trace: Option<Arc<Trace>>,
     /// Ready to be sent.
     out: VecDeque<Bytes>,
     /// The history is being read.
@@ -361,11 +362,12 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(watch: Watch, told: Told, silence: Duration) -> Self {
+    fn new(watch: Watch, told: Told, silence: Duration, trace: Option<Arc<Trace>>) -> Self {
         let due = Instant::now() + silence;
         let mut stream = Self {
             watch,
             told,
+            trace,
             out: VecDeque::from([Bytes::from(format!("retry: {RETRY_MS}\n"))]),
             reading: None,
             ended: false,
@@ -401,7 +403,7 @@ impl Stream {
                 self.message("draining", Some(revision), &WatchDraining { revision });
             }
             PastError::Store(error) => {
-                tracing::error!(%error, "a watch cannot read the history");
+                tell_late!(error, &self.trace, %error, "a watch cannot read the history");
                 return Err(StreamError);
             }
         }

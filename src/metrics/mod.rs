@@ -132,6 +132,8 @@ pub struct Metrics {
     pub kv_keys: Gauge,
     pub kv_revision: Gauge,
     pub watch: WatchMetrics,
+    pub config_reloads: ReloadMetrics,
+    pub refused_connections: Counter,
 }
 
 /// What is counted of the mapped files of one kind.
@@ -337,6 +339,11 @@ impl Metrics {
             kv_keys: gauge("mmapd_kv_keys", "Keys stored"),
             kv_revision: gauge("mmapd_kv_revision", "Revision of the newest change"),
             watch: WatchMetrics::register(r),
+            config_reloads: ReloadMetrics::register(r),
+            refused_connections: counter(
+                "mmapd_http_refused_connections_total",
+                "Connections closed at once because there were too many, of one address or in all",
+            ),
         }
     }
 
@@ -414,6 +421,24 @@ impl WatchMetrics {
                 "Watches that were ended because their clients were too slow",
             ),
         }
+    }
+}
+
+/// Settings that were read again, on SIGHUP.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "a metric is described where it is registered")]
+pub struct ReloadMetrics {
+    pub done: Counter,
+    pub failed: Counter,
+}
+
+impl ReloadMetrics {
+    fn register(r: &Declare<'_>) -> Self {
+        let outcome = |outcome| {
+            let help = "Times the settings were read again, by whether they were taken over";
+            r.counter("mmapd_config_reloads_total", help, &[("outcome", outcome)])
+        };
+        Self { done: outcome("done"), failed: outcome("failed") }
     }
 }
 

@@ -1,8 +1,9 @@
 use super::*;
 
 /// The names promised to operators, with a type each.
-const PROMISED: [(&str, &str); 47] = [
+const PROMISED: [(&str, &str); 49] = [
     ("mmapd_build_info", "gauge"),
+    ("mmapd_config_reloads_total", "counter"),
     ("mmapd_db_checkpoint_duration_seconds", "histogram"),
     ("mmapd_db_compaction_duration_seconds", "histogram"),
     ("mmapd_db_compactions_total", "counter"),
@@ -49,6 +50,7 @@ const PROMISED: [(&str, &str); 47] = [
     ("mmapd_watch_streams", "gauge"),
     ("mmapd_watch_events_total", "counter"),
     ("mmapd_watch_lagged_total", "counter"),
+    ("mmapd_http_refused_connections_total", "counter"),
 ];
 
 /// One that no other test counts in.

@@ -20,6 +20,14 @@ fn boot_us() -> u64 {
     secs.unwrap_or(0).saturating_mul(1_000_000).saturating_add(nanos.unwrap_or(0) / 1000)
 }
 
+/// Milliseconds since 1970, by this machine.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+#[must_use]
+pub fn wall_ms() -> u64 {
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Clock {
     /// Starts now.
     #[must_use]
@@ -28,14 +36,9 @@ impl Clock {
     }
 
     /// Both clocks.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     #[must_use]
     pub(super) fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Now {
-            wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
-            mono_us: boot_us().saturating_sub(self.start_us),
-        }
+        Now { wall_ms: wall_ms(), mono_us: boot_us().saturating_sub(self.start_us) }
     }
 }
 

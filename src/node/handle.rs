@@ -15,6 +15,7 @@ use super::changes::{Changes, Place};
 use super::inbound::Landing;
 use super::scrub::{Order, ScrubError, Scrubbed};
 use super::work::{Answer, Compacted, Event, NotCompacted};
+use crate::logs::Trace;
 use crate::machine::{Applied, Request, View};
 use crate::peers::{self, ForwardError, Peers, Reply, Seen};
 use crate::raft::types::Index;
@@ -223,6 +224,8 @@ const CHECKPOINT_POLL: Duration = Duration::from_millis(5);
 #[derive(Clone)]
 pub struct Handle {
     pub(super) shared: Arc<Shared>,
+    /// The request on whose behalf it is used.
+    pub(super) trace: Option<Arc<Trace>>,
 }
 
 pub(super) struct Shared {
@@ -259,6 +262,18 @@ impl std::fmt::Debug for Handle {
 }
 
 impl Handle {
+    /// The same, on behalf of a request: the other nodes are told of which.
+    #[must_use]
+    pub fn on_behalf_of(&self, trace: Arc<Trace>) -> Self {
+        Self { shared: Arc::clone(&self.shared), trace: Some(trace) }
+    }
+
+    /// The request on whose behalf it is used, for lines that are written when it is over.
+    #[must_use]
+    pub fn trace(&self) -> Option<Arc<Trace>> {
+        self.trace.clone()
+    }
+
     /// Replicates `command` and answers what it did, once a majority has it on disk and the
     /// leader has applied it. A follower forwards it, once. While nobody leads, the command
     /// waits here, not yet proposed, until `timeout`.
@@ -307,7 +322,12 @@ impl Handle {
             };
             if let Some(leader) = leader {
                 let left = deadline.saturating_duration_since(Instant::now());
-                match self.shared.peers.forward(leader, payload.clone(), left).await {
+                match self
+                    .shared
+                    .peers
+                    .forward(leader, payload.clone(), left, self.trace.as_deref())
+                    .await
+                {
                     Ok(Reply::Applied(applied, seen)) => {
                         self.shared.told_revision.fetch_max(seen.revision, Ordering::Relaxed);
                         return Ok((applied, seen));

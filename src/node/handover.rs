@@ -46,7 +46,11 @@ impl Handle {
             {
                 let left = deadline.saturating_duration_since(Instant::now());
                 let wish = peers::encode_wish(to.map(NodeId));
-                let answer = self.shared.peers.forward_handover(leader, wish, left).await;
+                let answer = self
+                    .shared
+                    .peers
+                    .forward_handover(leader, wish, left, self.trace.as_deref())
+                    .await;
                 outcome = answer.map_or(Err(HandoverError::NoLeader), |outcome| {
                     outcome.map_err(HandoverError::Refused)
                 });

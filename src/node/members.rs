@@ -234,7 +234,8 @@ impl Handle {
         body: Bytes,
         timeout: Duration,
     ) -> Result<Relayed, RelayError> {
-        let relayed = self.shared.peers.relay(to, method, path, body, timeout).await;
+        let relayed =
+            self.shared.peers.relay(to, method, path, body, timeout, self.trace.as_deref()).await;
         relayed.map_err(|error| match error {
             ForwardError::Unreachable => RelayError::NotSent,
             ForwardError::Lost => RelayError::Lost,

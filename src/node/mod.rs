@@ -32,6 +32,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 pub use self::core::{CompactionDone, CompactionJob, Core, CoreOptions, Now};
+pub use clock::wall_ms;
 pub use handle::{
     BackupRefused, CompactError, Consistency, FORWARDED_MAX, Handle, MemberStatus, PeerError,
     ReadError, RoleName, Status, WriteError,
@@ -112,10 +113,9 @@ impl Node {
         let runtime = tokio::runtime::Handle::current();
         let measure = Measure::new(metrics, us.cluster, config.raft.tick);
         let losses = Arc::new(Losses { peers: measure.peers(), inbox: outbox.clone() });
-        let peers =
-            Peers::new(us, &config.node.advertise, losses, runtime.clone()).map_err(|error| {
-                StoreError::io("make the HTTP client of", "peers")(std::io::Error::other(error))
-            })?;
+        let peers = Peers::new(us, config, losses, runtime.clone()).map_err(|error| {
+            StoreError::io("make the HTTP client of", "peers")(std::io::Error::other(error))
+        })?;
         let core = Core::new(parts, core_options(config));
         let (status_sender, status) = watch::channel(Arc::default());
         let (applied_sender, applied) = watch::channel(core.applied().0);
@@ -152,6 +152,7 @@ impl Node {
                 scrubbing: Arc::clone(&scrubber.busy),
                 changes,
             }),
+            trace: None,
         };
         spawn_ticker(&runtime, outbox.clone(), config.raft.tick);
         watch_residents(&runtime, metrics, config, handle.shared.stopping.subscribe());

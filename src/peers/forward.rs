@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use reqwest::RequestBuilder;
 
+use super::Dialer;
+use crate::logs::Trace;
 use crate::machine::Applied;
 use crate::raft::types::NodeId;
 use crate::wire::Address;
@@ -50,25 +53,27 @@ pub enum ForwardError {
 }
 
 pub(super) async fn forward(
-    client: &reqwest::Client,
+    client: &Dialer,
     us: Address,
     leader: NodeId,
     url: &str,
     command: Bytes,
     timeout: Duration,
+    trace: Option<&Trace>,
 ) -> Result<Reply, ForwardError> {
     let url = format!("{url}/v1/raft/propose");
-    let answer = carry(client, us, leader, url, command, timeout).await?;
+    let answer = carry(client, us, leader, url, (command, trace), timeout).await?;
     decode_reply(answer).ok_or(ForwardError::Lost)
 }
 
-/// Carries `content` to a route of the leader that expects it behind the header.
+/// Carries `content`, on behalf of a request, to a route of the leader that expects it behind
+/// the header.
 pub(super) async fn carry(
-    client: &reqwest::Client,
+    client: &Dialer,
     us: Address,
     leader: NodeId,
     url: String,
-    content: Bytes,
+    (content, trace): (Bytes, Option<&Trace>),
     timeout: Duration,
 ) -> Result<Bytes, ForwardError> {
     let mut body = BytesMut::with_capacity(HEADER + content.len());
@@ -76,7 +81,8 @@ pub(super) async fn carry(
     body.put_u64_le(leader.0);
     body.put_u64_le(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
     body.extend_from_slice(&content);
-    let response = client.post(url).timeout(timeout).body(body.freeze()).send().await;
+    let request = client.post(url).timeout(timeout).body(body.freeze());
+    let response = on_behalf(request, trace).send().await;
     let response = response.map_err(|error| {
         if error.is_connect() { ForwardError::Unreachable } else { ForwardError::Lost }
     })?;
@@ -85,6 +91,12 @@ pub(super) async fn carry(
         return Err(ForwardError::Unreachable);
     }
     response.bytes().await.map_err(|_| ForwardError::Lost)
+}
+
+/// Tells the receiver for which request of a client this one is.
+pub(super) fn on_behalf(request: RequestBuilder, trace: Option<&Trace>) -> RequestBuilder {
+    let headers = trace.into_iter().flat_map(Trace::headers);
+    headers.fold(request, |request, (name, value)| request.header(name, value))
 }
 
 /// Takes a forwarded command apart; `None`: it is none, or not for us.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Dialer;
+use crate::config::Config;
 use crate::raft::types::{Membership, NodeId};
 
 /// A member answers within this time: the change has to be committed.
@@ -54,8 +56,12 @@ struct Refusal {
 ///
 /// # Errors
 /// When the cluster refuses for a reason that does not pass.
-pub async fn join(urls: &[String], request: &JoinRequest) -> Result<(u128, Membership), JoinError> {
-    let client = super::client(TIMEOUT).map_err(|error| JoinError(error.to_string()))?;
+pub async fn join(
+    urls: &[String],
+    request: &JoinRequest,
+    config: &Config,
+) -> Result<(u128, Membership), JoinError> {
+    let client = Dialer::new(config).map_err(|error| JoinError(error.to_string()))?;
     loop {
         for url in urls {
             let url = url.trim_end_matches('/');
@@ -70,11 +76,16 @@ pub async fn join(urls: &[String], request: &JoinRequest) -> Result<(u128, Membe
 
 /// One attempt; the inner error passes.
 async fn ask(
-    client: &reqwest::Client,
+    client: &Dialer,
     url: &str,
     request: &JoinRequest,
 ) -> Result<Result<(u128, Membership), String>, JoinError> {
-    let sent = client.post(format!("{url}/v1/cluster/members")).json(request).send().await;
+    let sent = client
+        .post(format!("{url}/v1/cluster/members"))
+        .timeout(TIMEOUT)
+        .json(request)
+        .send()
+        .await;
     let response = match sent {
         Ok(response) => response,
         Err(error) => return Ok(Err(error.to_string())),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::sync::mpsc;
 
-use super::{Lost, Parcel};
+use super::{Dialer, Lost, Parcel};
 use crate::raft::types::NodeId;
 
 /// Pauses between attempts to connect: short at first, since a restarted peer is wanted
@@ -29,7 +29,7 @@ const VOTE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Lane {
     pub(super) peer: NodeId,
     pub(super) url: String,
-    pub(super) client: reqwest::Client,
+    pub(super) client: Dialer,
     pub(super) sender_url: String,
     pub(super) lost: Arc<dyn Lost>,
 }
@@ -81,8 +81,15 @@ impl Lane {
                 .body(body)
                 .send()
                 .await;
-            if let Err(error) = sent {
-                tracing::debug!(peer = %self.peer, %error, "an election message was lost");
+            match sent {
+                Err(error) => {
+                    tracing::debug!(peer = %self.peer, %error, "an election message was lost");
+                }
+                Ok(response) if !response.status().is_success() => {
+                    let status = response.status();
+                    tracing::warn!(peer = %self.peer, %status, "peer refused our message");
+                }
+                Ok(_) => {}
             }
         }
     }

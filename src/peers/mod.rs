@@ -21,10 +21,12 @@ mod probe;
 mod ship;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use reqwest::header::AUTHORIZATION;
+use reqwest::{IntoUrl, Method, RequestBuilder};
 use tokio::sync::mpsc;
 
 pub use forward::{ForwardError, Reply, Seen, decode_forwarded, encode_reply};
@@ -32,9 +34,13 @@ pub use handover::{NotHandedOver, decode_wish, encode_handover, encode_wish};
 pub use join::{JoinError, JoinRequest, join};
 pub use ship::{Incoming, IncomingError, Shipped};
 
+use crate::auth::Access;
+use crate::config::Config;
+use crate::logs::Trace;
 use crate::raft::message::SnapshotMeta;
 use crate::raft::types::{NodeId, Term};
 use crate::store::PinnedCheckpoint;
+use crate::tls::{self, Material, Tls};
 use crate::wire::Address;
 
 /// Packets that may wait for a connection.
@@ -73,7 +79,7 @@ struct Inner {
     us: Address,
     /// Where we are reached, for those who do not know.
     url: String,
-    client: reqwest::Client,
+    client: Dialer,
     lost: Arc<dyn Lost>,
     runtime: tokio::runtime::Handle,
     peers: RwLock<BTreeMap<NodeId, Peer>>,
@@ -118,9 +124,67 @@ fn builder() -> reqwest::ClientBuilder {
         .pool_idle_timeout(Duration::from_secs(30))
 }
 
-/// A client whose requests end after `timeout`.
-fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
-    builder().timeout(timeout).build()
+/// Sends requests that say that a node sends them.
+#[derive(Clone, Debug)]
+struct Dialer {
+    made: Arc<Mutex<Made>>,
+    access: Access,
+    certificates: Tls,
+}
+
+/// A client, and the certificates that it was made with.
+#[derive(Debug)]
+struct Made {
+    client: reqwest::Client,
+    with: Option<Arc<Material>>,
+}
+
+impl Made {
+    fn new(with: Option<Arc<Material>>) -> Result<Self, reqwest::Error> {
+        let config = match &with {
+            Some(material) => material.client(),
+            None => tls::client_of(&[]).expect("nobody is trusted"),
+        };
+        let client = builder().tls_backend_preconfigured(config).build()?;
+        Ok(Self { client, with })
+    }
+}
+
+impl Dialer {
+    fn new(config: &Config) -> Result<Self, reqwest::Error> {
+        let certificates = config.certificates.clone();
+        let made = Arc::new(Mutex::new(Made::new(certificates.now())?));
+        Ok(Self { made, access: config.access.clone(), certificates })
+    }
+
+    /// The client with the certificates of now.
+    fn client(&self) -> reqwest::Client {
+        let now = self.certificates.now();
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = match (&made.with, &now) {
+            (Some(with), Some(now)) => Arc::ptr_eq(with, now),
+            (with, now) => with.is_none() && now.is_none(),
+        };
+        if !is_same {
+            match Made::new(now) {
+                Ok(new) => *made = new,
+                Err(error) => tracing::error!(%error, "the certificates before stay in use"),
+            }
+        }
+        made.client.clone()
+    }
+
+    fn request(&self, method: Method, url: impl IntoUrl) -> RequestBuilder {
+        let request = self.client().request(method, url);
+        match self.access.now().credentials() {
+            Some(credentials) => request.header(AUTHORIZATION, credentials),
+            None => request,
+        }
+    }
+
+    fn post(&self, url: impl IntoUrl) -> RequestBuilder {
+        self.request(Method::POST, url)
+    }
 }
 
 /// What another node answered to a request that was carried on.
@@ -147,15 +211,13 @@ impl Peers {
     /// When no HTTP client can be made.
     pub fn new(
         us: Address,
-        url: &str,
+        config: &Config,
         lost: Arc<dyn Lost>,
         runtime: tokio::runtime::Handle,
     ) -> Result<Self, reqwest::Error> {
-        let client = builder().build()?;
+        let (url, client) = (&config.node.advertise, Dialer::new(config)?);
         let peers = RwLock::new(BTreeMap::new());
-        Ok(Self {
-            inner: Arc::new(Inner { us, url: url.to_owned(), client, lost, runtime, peers }),
-        })
+        Ok(Self { inner: Arc::new(Inner { us, url: url.clone(), client, lost, runtime, peers }) })
     }
 
     /// Reaches the peer `id` at `url` from now on.
@@ -223,7 +285,7 @@ impl Peers {
         }
     }
 
-    /// Carries a command to the leader and brings its answer.
+    /// Carries a command to the leader, on behalf of a request, and brings its answer.
     ///
     /// # Errors
     /// See [`ForwardError`].
@@ -232,9 +294,11 @@ impl Peers {
         leader: NodeId,
         command: Bytes,
         timeout: Duration,
+        trace: Option<&Trace>,
     ) -> Result<Reply, ForwardError> {
         let url = self.url(leader).ok_or(ForwardError::Unreachable)?;
-        forward::forward(&self.inner.client, self.inner.us, leader, &url, command, timeout).await
+        let (client, us) = (&self.inner.client, self.inner.us);
+        forward::forward(client, us, leader, &url, command, timeout, trace).await
     }
 
     /// Carries an operator's request to another node, at the same path, and its answer back.
@@ -248,13 +312,14 @@ impl Peers {
         path: &str,
         body: Bytes,
         timeout: Duration,
+        trace: Option<&Trace>,
     ) -> Result<Relayed, ForwardError> {
         let url = self.url(to).ok_or(ForwardError::Unreachable)?;
-        let method = reqwest::Method::from_bytes(method.as_bytes())
-            .map_err(|_| ForwardError::Unreachable)?;
+        let method =
+            Method::from_bytes(method.as_bytes()).map_err(|_| ForwardError::Unreachable)?;
         let request = self.inner.client.request(method, format!("{url}{path}"));
         let request = request.timeout(timeout).header(RELAYED, "1").body(body);
-        let response = request.send().await.map_err(|error| {
+        let response = forward::on_behalf(request, trace).send().await.map_err(|error| {
             if error.is_connect() { ForwardError::Unreachable } else { ForwardError::Lost }
         })?;
         let status = response.status().as_u16();
@@ -272,10 +337,11 @@ impl Peers {
         leader: NodeId,
         wish: Bytes,
         timeout: Duration,
+        trace: Option<&Trace>,
     ) -> Option<Result<NodeId, NotHandedOver>> {
         let url = format!("{}/v1/raft/handover", self.url(leader)?);
         let (client, us) = (&self.inner.client, self.inner.us);
-        let answer = forward::carry(client, us, leader, url, wish, timeout).await.ok()?;
+        let answer = forward::carry(client, us, leader, url, (wish, trace), timeout).await.ok()?;
         handover::decode_handover(answer)
     }
 
@@ -294,11 +360,11 @@ impl Peers {
     }
 
     fn peer(&self, id: NodeId) -> Option<Peer> {
-        self.inner.peers.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&id).cloned()
+        self.inner.peers.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<NodeId, Peer>> {
-        self.inner.peers.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner.peers.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

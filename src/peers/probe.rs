@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Does the machine at `url` say that nobody listens there? Silence is no answer: a process
 /// that hangs, or a network that does, may come back.
 pub(super) async fn is_refused(url: &str) -> bool {
-    let authority = url.strip_prefix("http://").unwrap_or(url);
+    let authority = url.split_once("://").map_or(url, |(_, authority)| authority);
     match tokio::time::timeout(PATIENCE, TcpStream::connect(authority)).await {
         Ok(Err(error)) => error.kind() == ErrorKind::ConnectionRefused,
         Ok(Ok(_)) | Err(_) => false,

@@ -15,6 +15,7 @@ use hyper::body::Frame;
 use reqwest::StatusCode;
 use tokio::sync::mpsc;
 
+use super::Dialer;
 use crate::raft::message::{Envelope, Message, SnapshotMeta};
 use crate::raft::types::{Index, LogId, NodeId, Term};
 use crate::store::{DbState, Disk, Identity, PinnedCheckpoint, Receiver, StoreError};
@@ -50,7 +51,7 @@ enum Sent {
 }
 
 pub(super) async fn ship(
-    client: &reqwest::Client,
+    client: &Dialer,
     us: Address,
     to: NodeId,
     url: &str,
@@ -100,7 +101,7 @@ pub(super) async fn ship(
 
 /// Sends the chunks from `first` on.
 async fn send(
-    client: &reqwest::Client,
+    client: &Dialer,
     url: &str,
     head: &Bytes,
     pinned: &Arc<PinnedCheckpoint>,

@@ -335,6 +335,9 @@ fn config(id: u64, addr: SocketAddr, addrs: &[SocketAddr]) -> String {
         "[node]\nid = {id}\nlisten = \"{addr}\"\n\n\
          [storage]\ndb = \"db.mmapd\"\nlog = \"log\"\n"
     );
+    if !addr.ip().is_loopback() {
+        text.push_str("\n[auth]\nopen = true\n");
+    }
     for (peer, addr) in (1..).zip(addrs) {
         let peer: u64 = peer;
         write!(text, "\n[[cluster.peers]]\nid = {peer}\nurl = \"http://{addr}\"\n")

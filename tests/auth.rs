@@ -1,0 +1,415 @@
+//! Who may do what: tokens, roles and the secret of nodes, from outside.
+
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/process.rs"]
+mod process;
+
+use std::fs;
+use std::path::Path;
+
+use http::{Connection, Reply, Server};
+use mmapd::auth::{Access, Directory, Hash};
+use mmapd::config::Config;
+use process::{Cluster, Node, wait};
+use rustix::process::Signal;
+
+const SECRET: &str = "a-secret-of-nodes-with-enough-characters";
+
+/// The hash that a file of tokens has.
+fn sha256(token: &str) -> String {
+    Hash::of(token.as_bytes()).to_string()
+}
+
+fn tokens() -> String {
+    let token = |name: &str, role: &str, more: &str| {
+        let hash = sha256(&format!("{name}-token"));
+        format!("[[tokens]]\nname = \"{name}\"\nsha256 = \"{hash}\"\nroles = [{role:?}]\n{more}\n")
+    };
+    let role =
+        |name: &str, rights: &str| format!("[[roles]]\nname = {name:?}\nrights = [{rights}]\n");
+    [
+        "anonymous = [\"public\"]\n".to_owned(),
+        role("public", "{ verbs = [\"read\"], prefix = \"public/\" }"),
+        role("app", "{ verbs = [\"read\", \"write\"], prefix = \"app/\" }"),
+        role("reader", "{ verbs = [\"read\", \"observe\"] }"),
+        role("worker", "{ verbs = [\"lease\"] }, { verbs = [\"lock\"], prefix = \"jobs/\" }"),
+        role(
+            "admin",
+            "{ verbs = [\"read\", \"write\", \"lease\", \"lock\", \"observe\", \"operate\"] }",
+        ),
+        token("app", "app", ""),
+        token("reader", "reader", ""),
+        token("worker", "worker", ""),
+        token("admin", "admin", ""),
+        token("over", "admin", "expires = 2026-01-01T00:00:00Z"),
+    ]
+    .concat()
+}
+
+fn guarded() -> Server {
+    let mut config = Config::default();
+    let directory = Directory::parse(&tokens()).expect("it is right");
+    config.access = Access::new(directory.with_secrets(vec![SECRET.into()]));
+    Server::start(config)
+}
+
+fn ask(server: &Server, token: &str, method: &str, target: &str, body: &str) -> Reply {
+    let mut connection = Connection::to(server.address);
+    let authorization =
+        if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n{authorization}");
+    let length = format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    connection.send(format!("{head}{length}").as_bytes());
+    connection.reply(method == "HEAD").expect("an answer")
+}
+
+fn code(reply: &Reply) -> String {
+    let body: serde_json::Value = serde_json::from_slice(&reply.body).expect("a problem");
+    body["code"].as_str().expect("a code").to_owned()
+}
+
+#[test]
+fn a_role_reaches_as_far_as_its_prefix_on_every_verb() {
+    let server = guarded();
+    for key in ["app/a", "public/a", "other", "app"] {
+        assert_eq!(
+            ask(&server, "admin-token", "PUT", &format!("/v1/keys/{key}"), "1").status(),
+            201
+        );
+    }
+    let txn = |key: &str| format!(r#"{{"then":[{{"put":{{"key":"{key}","value":"2"}}}}]}}"#);
+    let reads = |key: &str| format!(r#"{{"if":[{{"key":"{key}","exists":true}}],"then":[]}}"#);
+    let batch = |key: &str| format!("{{\"put\":{{\"key\":\"{key}\",\"value\":\"3\"}}}}\n");
+    for (status, method, target, body) in [
+        (200, "GET", "/v1/keys/app/a", String::new()),
+        (200, "HEAD", "/v1/keys/app/a", String::new()),
+        (200, "PUT", "/v1/keys/app/a", "2".into()),
+        (200, "GET", "/v1/keys?prefix=app/", String::new()),
+        (200, "GET", "/v1/keys?start=app/a&end=app/b", String::new()),
+        (200, "GET", "/v1/history/app/a", String::new()),
+        (200, "POST", "/v1/txn", txn("app/a")),
+        (200, "POST", "/v1/batch", batch("app/b")),
+        (200, "POST", "/set/app/a", "value=1".into()),
+        (200, "DELETE", "/v1/keys?prefix=app/b", String::new()),
+        (200, "GET", "/docs/", String::new()),
+        (403, "GET", "/v1/keys/app", String::new()),
+        (403, "GET", "/v1/keys/other", String::new()),
+        (403, "HEAD", "/v1/keys/other", String::new()),
+        (403, "GET", "/get/other", String::new()),
+        (403, "POST", "/set/other", "value=1".into()),
+        (403, "GET", "/v1/keys?prefix=app", String::new()),
+        (403, "GET", "/v1/keys", String::new()),
+        (403, "GET", "/v1/keys?start=app/a", String::new()),
+        (403, "GET", "/v1/history/other", String::new()),
+        (403, "GET", "/v1/watch?prefix=app/&prefix=o", String::new()),
+        (403, "GET", "/v1/watch", String::new()),
+        (403, "PUT", "/v1/keys/public/a", "2".into()),
+        (403, "DELETE", "/v1/keys/other", String::new()),
+        (403, "DELETE", "/v1/keys?all=true", String::new()),
+        (403, "POST", "/v1/txn", txn("other")),
+        (403, "POST", "/v1/txn", reads("other")),
+        (403, "POST", "/v1/leases", r#"{"ttl":"30s"}"#.into()),
+        (403, "POST", "/v1/locks/jobs/a", r#"{"ttl":"30s"}"#.into()),
+        (403, "GET", "/v1/status", String::new()),
+        (403, "GET", "/metrics", String::new()),
+        (403, "GET", "/v1/backup", String::new()),
+        (403, "POST", "/v1/admin/compact", String::new()),
+        (403, "DELETE", "/v1/cluster/members/1", String::new()),
+        (403, "POST", "/v1/cluster/leader", "{}".into()),
+    ] {
+        let reply = ask(&server, "app-token", method, target, &body);
+        assert_eq!(reply.status(), status, "{method} {target} {:?}", reply.line);
+        if status == 403 && method != "HEAD" {
+            assert_eq!(code(&reply), "forbidden", "{method} {target}");
+        }
+    }
+    // A line of a batch is asked about like a write of its own.
+    let reply = ask(&server, "app-token", "POST", "/v1/batch", &(batch("app/c") + &batch("other")));
+    let text = String::from_utf8(reply.body).expect("text");
+    assert!(text.contains("\"line\":1,\"status\":201") && text.contains("forbidden"), "{text}");
+    let other = ask(&server, "admin-token", "GET", "/v1/keys/other", "");
+    assert_eq!(other.body, b"1", "nothing was changed");
+    assert_eq!(ask(&server, "reader-token", "GET", "/v1/keys", "").status(), 200);
+    assert_eq!(ask(&server, "reader-token", "GET", "/v1/status", "").status(), 200);
+    assert_eq!(ask(&server, "reader-token", "PUT", "/v1/keys/app/a", "").status(), 403);
+    let lock = r#"{"ttl":"30s"}"#;
+    assert_eq!(ask(&server, "worker-token", "POST", "/v1/locks/jobs/a", lock).status(), 200);
+    assert_eq!(ask(&server, "worker-token", "POST", "/v1/locks/other", lock).status(), 403);
+    assert_eq!(ask(&server, "worker-token", "POST", "/v1/leases", lock).status(), 201);
+}
+
+#[test]
+fn whoever_is_not_known_learns_nothing() {
+    let server = guarded();
+    ask(&server, "admin-token", "PUT", "/v1/keys/public/a", "1");
+    assert_eq!(ask(&server, "", "GET", "/v1/keys/public/a", "").status(), 200);
+    let mut answers = Vec::new();
+    for token in ["", "wrong", "over-token", "app-token2", "app-toke"] {
+        let reply = ask(&server, token, "GET", "/v1/keys/app/a", "");
+        assert_eq!((reply.status(), code(&reply).as_str()), (401, "unauthenticated"), "{token}");
+        assert_eq!(reply.header("www-authenticate"), Some("Bearer realm=\"mmapd\""));
+        assert_eq!(reply.header("mmapd-revision"), None, "{token}");
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).expect("a problem");
+        answers.push((body["detail"].clone(), body["outcome"].clone()));
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "which part was wrong is not said: {answers:?}");
+    // What is wrong is refused also where nothing would be needed.
+    assert_eq!(ask(&server, "wrong", "GET", "/v1/keys/public/a", "").status(), 401);
+    assert_eq!(ask(&server, "wrong", "GET", "/v1/no/route", "").status(), 401);
+    for probe in ["/livez", "/readyz"] {
+        assert_eq!(ask(&server, "", "GET", probe, "").status(), 200);
+        assert_eq!(ask(&server, "wrong", "GET", probe, "").status(), 200);
+    }
+    // What is the same on every mmapd, so that a browser can ask for a token.
+    for page in ["/ui", "/ui/app.js", "/docs/", "/openapi.json"] {
+        assert_eq!(ask(&server, "", "GET", page, "").status(), 200, "{page}");
+    }
+    assert_eq!(ask(&server, "", "GET", "/metrics", "").status(), 401);
+    let twice = "GET /v1/keys/app/a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-token\r\n\
+                 Authorization: Bearer admin-token\r\n\r\n";
+    let mut connection = server.connect();
+    connection.send(twice.as_bytes());
+    assert_eq!(connection.reply(false).expect("an answer").status(), 401);
+}
+
+#[test]
+fn only_nodes_take_part_in_the_protocol() {
+    let server = guarded();
+    let term = || server.handle.status().term;
+    let before = term();
+    // All that are described, so that a new one is not forgotten here.
+    let described = ask(&server, "admin-token", "GET", "/openapi.json", "");
+    let described: serde_json::Value = serde_json::from_slice(&described.body).expect("JSON");
+    let paths = described["paths"].as_object().expect("paths").keys();
+    let routes: Vec<&String> = paths.filter(|path| path.starts_with("/v1/raft/")).collect();
+    assert!(routes.len() >= 5, "{routes:?}");
+    for route in routes {
+        let target = route.as_str();
+        for (token, status) in
+            [("", 401), ("wrong", 401), ("over-token", 401), ("admin-token", 403)]
+        {
+            let reply = ask(&server, token, "POST", target, "\0\0\0\x01garbage");
+            assert_eq!(reply.status(), status, "{route} with {token:?}");
+        }
+        // A node is let in, and then told that this is nothing.
+        let reply = ask(&server, SECRET, "POST", target, "\0\0\0\x01garbage");
+        assert!(matches!(reply.status(), 400 | 413 | 421), "{route}: {}", reply.line);
+    }
+    assert_eq!(term(), before);
+}
+
+fn guard(node: &Node, secrets: &str) {
+    fs::write(node.dir.join("tokens.toml"), tokens()).expect("a file");
+    fs::write(node.dir.join("secret"), secrets).expect("a file");
+    node.tune("\n[auth]\ntokens = \"tokens.toml\"\npeer_secret = \"secret\"\n");
+}
+
+/// The answer of a node to somebody with a token.
+fn status_of(node: &Node, token: &str, target: &str) -> Option<u16> {
+    let header = format!("Bearer {token}");
+    let reply = node.client().ask("GET", target, &[("Authorization", &header)], b"").ok()?;
+    Some(reply.status)
+}
+
+#[test]
+fn the_log_filter_is_seen_by_observers_and_set_by_operators() {
+    let server = guarded();
+    let filter = r#"{"filter":"info"}"#;
+    for (token, look, set) in
+        [("app-token", 403, 403), ("reader-token", 200, 403), ("admin-token", 200, 200)]
+    {
+        assert_eq!(ask(&server, token, "GET", "/v1/admin/log", "").status(), look, "{token}");
+        assert_eq!(ask(&server, token, "PUT", "/v1/admin/log", filter).status(), set, "{token}");
+    }
+}
+
+#[test]
+fn a_cluster_with_a_secret_works_and_changes_it_node_by_node() {
+    let new = format!("{SECRET}-of-tomorrow");
+    let mut cluster = Cluster::new(3, "");
+    for node in &cluster.nodes {
+        guard(node, SECRET);
+    }
+    cluster.start_all();
+    let put = |node: &Node, key: &str| {
+        let headers = [("Authorization", "Bearer admin-token")];
+        let reply = node.client().ask("PUT", &format!("/v1/keys/{key}"), &headers, b"1");
+        reply.ok().map(|reply| reply.status)
+    };
+    wait("a write through each node", || {
+        cluster.nodes.iter().all(|node| matches!(put(node, "k"), Some(200 | 201))).then_some(())
+    });
+    // Both are known, then the new one is said, then the old one is forgotten.
+    for secrets in [format!("{SECRET}\n{new}"), format!("{new}\n{SECRET}"), new.clone()] {
+        for node in &cluster.nodes {
+            fs::write(node.dir.join("secret"), &secrets).expect("a file");
+            node.signal(Signal::HUP);
+        }
+        for node in &cluster.nodes {
+            let knows = |secret| status_of(node, secret, "/v1/status") == Some(200);
+            let keeps = secrets.lines().any(|line| line == SECRET);
+            wait("it is read", || (knows(&new) && knows(SECRET) == keeps).then_some(()));
+        }
+        wait("writes go on", || {
+            cluster.nodes.iter().all(|node| matches!(put(node, "k"), Some(200))).then_some(())
+        });
+    }
+    // A node that does not know it is no node to the others.
+    cluster.nodes[2].kill();
+    fs::write(cluster.nodes[2].dir.join("secret"), SECRET).expect("a file");
+    cluster.nodes[2].spawn();
+    wait("it is refused", || {
+        let log = cluster.nodes[2].log_tail();
+        (log.contains("401") || log.contains("refused")).then_some(())
+    });
+    // It may have led.
+    wait("the others go on", || {
+        matches!(put(&cluster.nodes[0], "k2"), Some(200 | 201)).then_some(())
+    });
+    // Without the others it knows no leader, or asks one in vain.
+    let alone = status_of(&cluster.nodes[2], "admin-token", "/v1/keys/k2?timeout=1s");
+    assert!(matches!(alone, Some(503 | 504)), "{alone:?}");
+    fs::write(cluster.nodes[2].dir.join("secret"), &new).expect("a file");
+    cluster.nodes[2].signal(Signal::HUP);
+    wait("it is back", || {
+        (status_of(&cluster.nodes[2], "admin-token", "/v1/keys/k2") == Some(200)).then_some(())
+    });
+}
+
+#[test]
+fn tokens_are_read_again() {
+    let mut cluster = Cluster::new(1, "");
+    guard(&cluster.nodes[0], SECRET);
+    cluster.start_all();
+    let node = &cluster.nodes[0];
+    assert_eq!(status_of(node, "admin-token", "/v1/keys/k"), Some(404));
+    let file = node.dir.join("tokens.toml");
+    let other = tokens().replace(&sha256("admin-token"), &sha256("another"));
+    fs::write(&file, &other).expect("a file");
+    node.signal(Signal::HUP);
+    wait("the new token is known", || {
+        (status_of(node, "another", "/v1/keys/k") == Some(404)).then_some(())
+    });
+    assert_eq!(status_of(node, "admin-token", "/v1/keys/k"), Some(401));
+    // What is wrong changes nothing.
+    fs::write(&file, "x = 1").expect("a file");
+    node.signal(Signal::HUP);
+    wait("it complains", || node.log_tail().contains("left alone").then_some(()));
+    assert_eq!(status_of(node, "another", "/v1/keys/k"), Some(404));
+}
+
+/// The lines of a file of JSON.
+fn lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn the_audit_log_says_who_asked_for_what() {
+    let mut cluster = Cluster::new(1, "");
+    guard(&cluster.nodes[0], SECRET);
+    cluster.nodes[0].tune("[log]\naudit = \"audit.json\"\n");
+    cluster.start_all();
+    let node = &cluster.nodes[0];
+    let ask = |token: &str, method: &str, target: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("Authorization", bearer.as_str()), ("Request-Id", "mine")];
+        node.client().ask(method, target, &headers, b"x").expect("an answer").status
+    };
+    let path = node.dir.join("audit.json");
+    assert_eq!(ask("app-token", "PUT", "/v1/keys/app/a%00"), 201);
+    assert_eq!(ask("app-token", "GET", "/v1/keys/app/a%00"), 200);
+    assert_eq!(ask("app-token", "DELETE", "/v1/keys?prefix=other"), 403);
+    assert_eq!(ask("app-token", "GET", "/v1/keys/other"), 403);
+    let all = lines(&path);
+    let seen: Vec<_> = all
+        .iter()
+        .map(|line| {
+            let text = |name: &str| line[name].as_str().unwrap_or("-").to_owned();
+            assert_eq!((text("caller"), text("request_id")), ("app".into(), "mine".into()));
+            assert!(text("remote").starts_with("127.0.0.1:") && text("timestamp").ends_with('Z'));
+            (text("verb"), text("start"), line["allowed"] == true)
+        })
+        .collect();
+    let line = |verb: &str, start: &str, allowed| (verb.to_owned(), start.to_owned(), allowed);
+    let want = [
+        line("write", "app/a\\x00", true),
+        line("write", "other", false),
+        line("read", "other", false),
+    ];
+    assert_eq!(seen, want);
+    assert!(!node.log_tail().contains("app-token"), "no token is told");
+    // It is moved away, and goes on in a new file.
+    fs::rename(&path, node.dir.join("audit.old")).expect("a file");
+    node.signal(Signal::HUP);
+    wait("it is opened again", || path.exists().then_some(()));
+    assert_eq!(ask("admin-token", "PUT", "/v1/keys/b"), 201);
+    assert_eq!(lines(&path).len(), 1);
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &fs::metadata(&path).expect("it is there").permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn beyond_this_machine_nobody_listens_unguarded() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("a file");
+    write("tokens.toml", &tokens());
+    write("secret", SECRET);
+    write("short", "short");
+    write("wrong.toml", "[[tokens]]\nname = \"a\"\nsha256 = \"1\"\nroles = []\n");
+    let check = |auth: &str| {
+        let listen = "[node]\nlisten = \"0.0.0.0:3001\"\nadvertise = \"http://10.0.0.1:3001\"\n";
+        write("node.toml", &format!("{listen}{auth}"));
+        run(dir.path(), &["--config", "node.toml", "--check-config"])
+    };
+    for (auth, why) in [
+        ("", "set auth.tokens and auth.peer_secret"),
+        ("[auth]\ntokens = \"tokens.toml\"\n", "set auth.tokens and auth.peer_secret"),
+        ("[auth]\npeer_secret = \"secret\"\n", "set auth.tokens and auth.peer_secret"),
+        ("[auth]\nopen = true\ntokens = \"none.toml\"\n", "none.toml: cannot be read"),
+        ("[auth]\nopen = true\ntokens = \"wrong.toml\"\n", "64 hex digits"),
+        ("[auth]\nopen = true\npeer_secret = \"short\"\n", "at least 32"),
+    ] {
+        let (code, text) = check(auth);
+        assert_eq!(code, Some(78), "{auth}: {text}");
+        assert!(text.contains(why), "{auth}: {text}");
+    }
+    for auth in
+        ["[auth]\nopen = true\n", "[auth]\ntokens = \"tokens.toml\"\npeer_secret = \"secret\"\n"]
+    {
+        assert_eq!(check(auth).0, Some(0), "{auth}");
+    }
+}
+
+fn run(dir: &Path, args: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_mmapd"))
+        .args(args)
+        .current_dir(dir)
+        .env_remove("PORT")
+        .output()
+        .expect("the binary starts");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn the_command_makes_what_the_files_take() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (code, text) = run(dir.path(), &["token", "--name", "ci", "--role", "admin"]);
+    assert_eq!(code, Some(0), "{text}");
+    let token = text.lines().find(|line| line.starts_with("mmapd_")).expect("a token");
+    let entry = text.split_once("SIGHUP:\n").expect("an entry").1;
+    let entry = entry.split_once("# Roles").expect("then roles").0;
+    let role = "[[roles]]\nname = \"admin\"\nrights = [{ verbs = [\"read\"] }]\n";
+    let directory = Directory::parse(&format!("{role}{entry}")).expect("it fits");
+    let caller = directory.identify(Some(&format!("Bearer {token}")), 0).expect("it is known");
+    assert_eq!(caller.name(), "ci");
+    let (code, secret) = run(dir.path(), &["token", "--peer"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(mmapd::auth::read_secrets(&secret).expect("one").len(), 1);
+    assert_ne!(run(dir.path(), &["token", "--peer"]).1, secret);
+}

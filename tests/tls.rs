@@ -1,0 +1,285 @@
+//! TLS: between clients and nodes, and between nodes, from outside.
+
+#[path = "support/process.rs"]
+mod process;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mmapd::client::{Client, Error, Role};
+use process::{Cluster, Node, wait};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rustix::process::Signal;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio_rustls::TlsConnector;
+
+/// An authority.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for this machine, and its key.
+    fn sign(&self, name: &str) -> (String, String) {
+        self.sign_until(name, 2999)
+    }
+
+    /// One that is over at the beginning of a year.
+    fn sign_until(&self, name: &str, year: i32) -> (String, String) {
+        let mut params = CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        (certificate.pem(), key.serialize_pem())
+    }
+}
+
+fn write(dir: &Path, (cert, key): &(String, String), ca: Option<&str>) {
+    fs::write(dir.join("cert.pem"), cert).expect("a file");
+    fs::write(dir.join("key.pem"), key).expect("a file");
+    if let Some(ca) = ca {
+        fs::write(dir.join("ca.pem"), ca).expect("a file");
+    }
+}
+
+/// Lets a node speak TLS, and know the others by their certificates.
+fn secure(node: &Node, authority: &Authority) {
+    write(&node.dir, &authority.sign(&format!("node {}", node.id)), Some(&authority.pem()));
+    let file = node.dir.join("node.toml");
+    let text = fs::read_to_string(&file).expect("a file").replace("http://", "https://");
+    let tls = "\n[tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\nca = \"ca.pem\"\n";
+    fs::write(&file, text + tls).expect("a file");
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
+}
+
+fn client(nodes: &[Node], authority: &Authority) -> Client {
+    let urls = nodes.iter().map(|node| format!("https://{}", node.addr));
+    let builder = Client::builder(urls).authority(authority.pem().as_bytes());
+    builder.expect("an authority").build().expect("URLs")
+}
+
+/// What a connection shows, and what it answers to some bytes.
+async fn ask(
+    addr: SocketAddr,
+    config: rustls::ClientConfig,
+    request: &str,
+) -> std::io::Result<(CertificateDer<'static>, String)> {
+    let stream = TcpStream::connect(addr).await?;
+    let name = ServerName::from(addr.ip());
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let shown = stream.get_ref().1.peer_certificates().expect("it shows one")[0].clone();
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = [0; 16];
+    stream.read_exact(&mut answer).await?;
+    Ok((shown, String::from_utf8_lossy(&answer).into_owned()))
+}
+
+fn trusting(authority: &Authority) -> rustls::ClientConfig {
+    mmapd::tls::client_of(&[authority.0.der().clone()]).expect("an authority")
+}
+
+/// The same, showing a certificate of its own.
+fn showing(
+    trusted: &Authority,
+    (cert, key): &(String, String),
+    dir: &Path,
+) -> rustls::ClientConfig {
+    write(dir, &(cert.clone(), key.clone()), Some(&trusted.pem()));
+    let files = mmapd::tls::Files {
+        cert: dir.join("cert.pem"),
+        key: dir.join("key.pem"),
+        ca: Some(dir.join("ca.pem")),
+    };
+    mmapd::tls::Material::read(&files).expect("it fits").client()
+}
+
+#[test]
+fn nodes_know_each_other_by_their_certificates() {
+    let (authority, other) = (Authority::new("ours"), Authority::new("theirs"));
+    let mut cluster = Cluster::new(3, "");
+    for node in &mut cluster.nodes {
+        secure(node, &authority);
+        node.spawn();
+    }
+    let runtime = runtime();
+    let client = client(&cluster.nodes, &authority);
+    runtime.block_on(async {
+        client.put("k", "v").await.expect("a leader is found");
+        assert_eq!(client.get("k").await.expect("it answers").expect("it is there").value, "v");
+        for node in &cluster.nodes {
+            let one = alone(node, &authority);
+            assert!(one.put("k", "w").await.is_ok(), "through each node");
+        }
+        // Who does not trust them, or speaks in the clear, gets nowhere.
+        let stranger = Client::builder([format!("https://{}", cluster.nodes[0].addr)])
+            .attempts(1)
+            .build()
+            .expect("a URL");
+        assert!(matches!(stranger.get("k").await, Err(Error::Unreachable(_))));
+        let plain = Client::builder([format!("http://{}", cluster.nodes[0].addr)]).attempts(1);
+        assert!(plain.build().expect("a URL").get("k").await.is_err());
+    });
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let addr = cluster.nodes[0].addr;
+    let status = runtime.block_on(async { client.status().await }).expect("it answers");
+    let vote = "POST /v1/raft/vote HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n\0\0\0\0";
+    runtime.block_on(async {
+        // Without a certificate it is a client, and no node.
+        let (_, answer) = ask(addr, trusting(&authority), vote).await.expect("an answer");
+        assert_eq!(answer, "HTTP/1.1 401 Una");
+        // With one of another authority it is nobody.
+        let theirs = showing(&authority, &other.sign("node 2"), dir.path());
+        assert!(ask(addr, theirs, vote).await.is_err());
+        // With one of ours that is over it is nobody, too.
+        let over = showing(&authority, &authority.sign_until("node 2", 2020), dir.path());
+        assert!(ask(addr, over, vote).await.is_err());
+        // With one of ours it is let in, and told that this is no message.
+        let ours = showing(&authority, &authority.sign("node 4"), dir.path());
+        let (_, answer) = ask(addr, ours, vote).await.expect("an answer");
+        assert_eq!(answer, "HTTP/1.1 400 Bad");
+    });
+    let after = runtime.block_on(async { client.status().await }).expect("it answers");
+    assert_eq!(after.term, status.term);
+
+    // The leader is killed, and the others go on; it comes back.
+    let leader = runtime.block_on(async { client.leader().await }).expect("there is one").id;
+    let place = usize::try_from(leader - 1).expect("few");
+    cluster.nodes[place].kill();
+    runtime.block_on(async { client.put("k", "x").await }).expect("a new leader");
+    cluster.nodes[place].spawn();
+    let back = alone(&cluster.nodes[place], &authority);
+    wait("it follows", || {
+        let status = runtime.block_on(async { back.status().await }).ok()?;
+        (status.role == Role::Follower && status.leader.is_some()).then_some(())
+    });
+}
+
+fn alone(node: &Node, authority: &Authority) -> Client {
+    let url = format!("https://{}", node.addr);
+    let builder = Client::builder([url]).authority(authority.pem().as_bytes());
+    builder.expect("an authority").build().expect("a URL")
+}
+
+#[test]
+fn who_does_not_shake_hands_is_not_waited_for() {
+    let authority = Authority::new("ours");
+    let mut cluster = Cluster::new(1, "");
+    secure(&cluster.nodes[0], &authority);
+    cluster.nodes[0].spawn();
+    let runtime = runtime();
+    let client = alone(&cluster.nodes[0], &authority);
+    wait("it serves", || runtime.block_on(async { client.put("k", "v").await }).ok());
+    // Nothing, and the beginning of a handshake that says it is longer.
+    for begun in [b"".as_slice(), b"\x16\x03\x01\x02\x00\x01"] {
+        let mut stream = std::net::TcpStream::connect(cluster.nodes[0].addr).expect("it listens");
+        stream.set_read_timeout(Some(process::PATIENCE)).expect("not zero");
+        stream.write_all(begun).expect("it listens");
+        let start = Instant::now();
+        let end = stream.read(&mut [0; 64]);
+        let closed = matches!(&end, Ok(0))
+            || matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset);
+        assert!(closed, "{end:?}");
+        assert!(start.elapsed() > Duration::from_secs(4), "closed after {:?}", start.elapsed());
+    }
+    runtime.block_on(async { client.put("k", "w").await }).expect("others are served");
+}
+
+#[test]
+fn certificates_are_replaced_while_the_cluster_works() {
+    let authority = Authority::new("ours");
+    let mut cluster = Cluster::new(3, "");
+    for node in &mut cluster.nodes {
+        secure(node, &authority);
+        node.spawn();
+    }
+    let runtime = runtime();
+    let client = client(&cluster.nodes, &authority);
+    runtime.block_on(async { client.put("k", "v").await }).expect("a leader is found");
+    let get = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    let shown = |node: &Node| {
+        let asked = ask(node.addr, trusting(&authority), get);
+        runtime.block_on(asked).ok().map(|(shown, _)| shown)
+    };
+    for node in &cluster.nodes {
+        let before = shown(node).expect("it shows one");
+        write(&node.dir, &authority.sign("tomorrow"), None);
+        node.signal(Signal::HUP);
+        wait("the new one is shown", || (shown(node)? != before).then_some(()));
+        // A key that does not fit changes nothing.
+        let now = shown(node);
+        fs::write(node.dir.join("key.pem"), authority.sign("x").1).expect("a file");
+        node.signal(Signal::HUP);
+        wait("it complains", || node.log_tail().contains("left alone").then_some(()));
+        assert_eq!(shown(node), now);
+    }
+    runtime.block_on(async {
+        for node in &cluster.nodes {
+            alone(node, &authority).put("k", "w").await.expect("they still talk");
+        }
+    });
+}
+
+#[test]
+fn files_that_do_not_fit_are_refused_at_the_start() {
+    let authority = Authority::new("ours");
+    let dir = tempfile::tempdir().expect("a directory");
+    let (cert, key) = authority.sign("node 1");
+    let check = |tls: &str| {
+        fs::write(dir.path().join("node.toml"), tls).expect("a file");
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_mmapd"))
+            .args(["--config", "node.toml", "--check-config"])
+            .current_dir(dir.path())
+            .env_remove("PORT")
+            .output()
+            .expect("the binary starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    write(dir.path(), &(cert.clone(), key), Some(&authority.pem()));
+    fs::write(dir.path().join("other.pem"), authority.sign("other").1).expect("a file");
+    fs::write(dir.path().join("empty.pem"), "").expect("a file");
+    let pair = "[tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\n";
+    for (text, why) in [
+        ("[tls]\ncert = \"cert.pem\"\n", "set both"),
+        ("[tls]\nca = \"ca.pem\"\n", "set tls.cert"),
+        ("[tls]\ncert = \"cert.pem\"\nkey = \"other.pem\"\n", "does not fit"),
+        ("[tls]\ncert = \"none.pem\"\nkey = \"key.pem\"\n", "none.pem: cannot be read"),
+        ("[tls]\ncert = \"empty.pem\"\nkey = \"key.pem\"\n", "holds no certificate"),
+        (&format!("{pair}[node]\nadvertise = \"http://127.0.0.1:3001\"\n"), "https://"),
+        (
+            &format!(
+                "{pair}[[cluster.peers]]\nid = 1\nurl = \"https://127.0.0.1:3001\"\n\
+                 [[cluster.peers]]\nid = 2\nurl = \"https://127.0.0.1:3002\"\n"
+            ),
+            "need tls.ca",
+        ),
+    ] {
+        let (code, text_of) = check(text);
+        assert_eq!(code, Some(78), "{text}: {text_of}");
+        assert!(text_of.contains(why), "{text}: {text_of}");
+    }
+    assert_eq!(check(pair).0, Some(0));
+    assert_eq!(check(&format!("{pair}ca = \"ca.pem\"\n")).0, Some(0));
+}
