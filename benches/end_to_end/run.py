@@ -207,11 +207,12 @@ def put_many(service, number):
     value = b"v" * SIZE
     if isinstance(service, Mmapd):
         for first in range(0, number, 2000):
-            lines = (json.dumps({"key": f"many/{n:08}", "value": value.decode()}) for n in
-                     range(first, min(first + 2000, number)))
+            lines = [json.dumps({"put": {"key": f"many/{n:08}", "value": value.decode()}}) for n in
+                     range(first, min(first + 2000, number))]
             status, body = ask(f"{service.bases[1]}/v1/batch", "POST", "\n".join(lines).encode(),
                                {"Content-Type": "application/x-ndjson"}, timeout=60)
-            if status != 200:
+            # What is wrong with a line is said in an answer that begins with 200.
+            if status != 200 or json.loads(body.splitlines()[-1]).get("applied") != len(lines):
                 raise SystemExit(f"a batch was answered {status}: {body[:300]}")
         return
     import base64
@@ -306,7 +307,7 @@ class Setup:
     """What was asked for, and where things are."""
 
     def __init__(self, arguments, folder):
-        self.folder, self.device, self.samples = folder, device_of(folder), {}
+        self.folder, self.device, self.samples, self.running = folder, device_of(folder), {}, []
         quick = arguments.quick
         self.connections = [1, 64] if quick else [1, 16, 64, 256]
         self.repetitions, self.seconds = (2, 2) if quick else (3, 5)
@@ -317,8 +318,15 @@ class Setup:
     def start(self, kind, nodes):
         self.folder.mkdir(exist_ok=True)
         service = kind(nodes, tempfile.mkdtemp(dir=self.folder))
+        self.running.append(service)
         service.start()
         return service
+
+    def stop_all(self):
+        """What a part that failed left running."""
+        for service in self.running:
+            service.stop()
+        self.running.clear()
 
 
 def machine():
@@ -350,18 +358,20 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     setup = Setup(arguments, folder)
     lines = ["# mmapd beside etcd and Redis", "", *machine()]
+    arguments.out.mkdir(parents=True, exist_ok=True)
     try:
         for part in arguments.parts.split(","):
             print(f"{part} ...", file=sys.stderr)
             lines += PARTS[part](setup)
+            # What was measured is kept whatever becomes of the next part.
+            (arguments.out / "end_to_end.md").write_text("\n".join(lines) + "\n")
+            if setup.samples:
+                picture = plot.ratios(setup.samples, setup.connections)
+                (arguments.out / "end_to_end.svg").write_text(picture)
     finally:
+        setup.stop_all()
         shutil.rmtree(folder, ignore_errors=True)
-    text = "\n".join(lines) + "\n"
-    print(text)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "end_to_end.md").write_text(text)
-    if setup.samples:
-        (arguments.out / "end_to_end.svg").write_text(plot.ratios(setup.samples, setup.connections))
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

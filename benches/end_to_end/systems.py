@@ -104,7 +104,7 @@ class Service:
                 process.kill()
                 process.wait()
         self.processes.clear()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def processor_seconds(self):
         return sum(process_figures(process.pid)[0] for process in self.processes.values())
