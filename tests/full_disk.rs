@@ -149,6 +149,10 @@ impl Waiting {
 impl Pace for Waiting {
     fn rest(&self, _: Duration) {}
 
+    fn sync_every(&self) -> u64 {
+        u64::MAX
+    }
+
     fn wait_for_room(&self) -> bool {
         self.full.store(true, Ordering::Relaxed);
         let waits = self.waits.fetch_add(1, Ordering::Relaxed) + 1;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use mmapd::raft::message::IoToken;
 use mmapd::raft::types::{EntryKind, Index, LogId, NodeId, Term};
 use mmapd::store::disk::{FileKind, LinuxDisk, Observer};
+use mmapd::store::pace::SYNC_EVERY;
 use mmapd::store::{Log, LogOptions, Pace};
 use rustix::fs::{Advice, fadvise};
 
@@ -203,6 +204,9 @@ struct Halves;
 impl Pace for Halves {
     fn rest(&self, took: Duration) {
         std::thread::park_timeout(took.min(Duration::from_millis(100)));
+    }
+    fn sync_every(&self) -> u64 {
+        SYNC_EVERY
     }
     fn wait_for_room(&self) -> bool {
         false

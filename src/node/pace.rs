@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::store::Pace;
+use crate::store::pace::SYNC_EVERY;
 
 /// The log counts as busy for so long after a sync.
 const BUSY: Duration = Duration::from_millis(100);
@@ -73,6 +74,10 @@ impl Pace for DiskPace {
         if self.log_is_busy() {
             self.sleep(took.min(REST_MAX));
         }
+    }
+
+    fn sync_every(&self) -> u64 {
+        if self.log_is_busy() { SYNC_EVERY } else { u64::MAX }
     }
 
     fn wait_for_room(&self) -> bool {

@@ -17,14 +17,19 @@ use super::map::{FileWriter, PAGE};
 
 /// Largest single write.
 pub(super) const WRITE: usize = 1 << 20;
-/// Bytes after which a range is made durable, so that the last sync has little left to do.
-const SYNC_EVERY: u64 = 4 << 20;
+/// Bytes after which a range is made durable while others use the disk, so that no sync has much
+/// to do.
+pub const SYNC_EVERY: u64 = 4 << 20;
 
 /// How a long writing behaves towards others. The shell has one that watches the log's syncs
 /// and knows about the shutdown; simulators and tests have [`Unpaced`].
 pub trait Pace: Send + Sync + fmt::Debug {
     /// A piece was written or synced, which took so long: rest as long as is right.
     fn rest(&self, took: Duration);
+
+    /// Bytes after which a range is made durable. With nobody to mind, one sync at the end is the
+    /// fastest: the disk is never waited for while there is something to write.
+    fn sync_every(&self) -> u64;
 
     /// The disk has no room: waits a while. `false`: do not try again, the node stops.
     fn wait_for_room(&self) -> bool;
@@ -42,6 +47,10 @@ pub struct Unpaced;
 
 impl Pace for Unpaced {
     fn rest(&self, _: Duration) {}
+
+    fn sync_every(&self) -> u64 {
+        u64::MAX
+    }
 
     fn wait_for_room(&self) -> bool {
         false
@@ -61,6 +70,10 @@ pub struct Impatient<'a>(pub &'a dyn Pace);
 impl Pace for Impatient<'_> {
     fn rest(&self, took: Duration) {
         self.0.rest(took);
+    }
+
+    fn sync_every(&self) -> u64 {
+        self.0.sync_every()
     }
 
     fn wait_for_room(&self) -> bool {
@@ -131,7 +144,7 @@ impl<'a> Paced<'a> {
             self.from = self.from.min(page);
             self.end = self.end.max(page + bytes.len().div_ceil(PAGE) as u64);
             self.unsynced += bytes.len() as u64;
-            if self.unsynced >= SYNC_EVERY {
+            if self.unsynced >= self.pace.sync_every() {
                 let at = self.from * PAGE as u64;
                 self.writer.sync(at, self.end * PAGE as u64 - at)?;
                 (self.from, self.end, self.unsynced) = (u64::MAX, 0, 0);
