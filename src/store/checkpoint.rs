@@ -24,7 +24,8 @@ use std::sync::Arc;
 
 use super::db::{Db, Kept, Snapshot};
 use super::error::{StoreError, is_no_space};
-use super::map::{FileWriter, HeapPages, PAGE};
+use super::heap::HeapPages;
+use super::map::{FileWriter, PAGE};
 use super::meta::{BitmapRun, Meta};
 use super::pace::{Pace, Paced, Unpaced, WRITE};
 use super::page::{self, Kind, View};

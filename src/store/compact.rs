@@ -334,7 +334,8 @@ impl<'a> NewFile<'a> {
 
     fn page(&mut self, open: &Open) -> Result<(u64, u32), StoreError> {
         let page = self.take(1)?;
-        let mut bytes = page::blank(open.kind, page);
+        let mut bytes = vec![0; PAGE];
+        page::blank(&mut bytes, open.kind, page);
         let sealed = page::rebuild(&mut bytes, open.kind, &open.cells)
             .and_then(|()| page::seal(&mut bytes, self.seq));
         let name = self.out.writer.map().name();

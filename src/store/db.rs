@@ -20,7 +20,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::Identity;
 use super::disk::{Disk, FileKind, parent};
 use super::error::StoreError;
-use super::map::{FileWriter, HeapPages, PAGE, PageMap, Pin};
+use super::heap::{HeapPages, Pool};
+use super::map::{FileWriter, PAGE, PageMap, Pin};
 use super::meta::{BitmapRun, Meta, ROOTS, Root, SLOTS};
 use super::page::{Run, View};
 use super::scan::Scan;
@@ -99,6 +100,8 @@ pub struct Db {
     /// Pages that are on the heap only, and how many of them form the run.
     pub(super) dirty: PageTable<u64>,
     pub(super) dirty_pages: u64,
+    /// Memory for the pages of the next batch.
+    pub(super) pool: Pool,
     /// Freed pages by the last pin that may read them.
     pub(super) retired: VecDeque<(u64, Vec<(u64, u64)>)>,
     pub(super) durable: Kept,
@@ -412,6 +415,7 @@ impl Db {
             writer: Some(writer),
             dirty: PageTable::default(),
             dirty_pages: 0,
+            pool: Pool::default(),
             retired: VecDeque::new(),
             bitmap: meta.bitmap,
             durable,
@@ -550,9 +554,7 @@ impl Db {
         let oldest = self.map.oldest_pin();
         while self.retired.front().is_some_and(|(pin, _)| *pin < oldest) {
             let Some((_, pages)) = self.retired.pop_front() else { break };
-            for (page, pages) in pages {
-                self.map.hide(page, pages);
-            }
+            self.map.hide(pages);
         }
         let space = &mut self.space;
         self.map.reclaim(|page, pages| space.free(page, pages))

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::disk::{Region, grow_with_zeros};
 use super::error::{StoreError, is_no_space};
+use super::heap::{HeapPage, HeapPages};
 
 /// Reading a mapped page that the disk does not give, or that somebody cut off the file, is a
 /// signal and no error: SIGBUS. A handler names the file and the byte and ends the process,
@@ -472,31 +473,20 @@ pub const PAGE: usize = 4096;
 /// Slots in one lazily made piece of the table.
 const PIECE: usize = 4096;
 
-type Piece = Box<[AtomicPtr<Heap>]>;
+type Piece = Box<[AtomicPtr<HeapPage>]>;
 
-/// What a slot says when it does not point to a [`Heap`]. A real pointer is aligned for a
-/// `Heap`, so it is never one of these small odd numbers or null.
-const FREE: *mut Heap = ptr::null_mut();
+/// What a slot says when it does not point to a [`HeapPage`]. A real pointer is aligned for a
+/// `HeapPage`, so it is never one of these small odd numbers or null.
+const FREE: *mut HeapPage = ptr::null_mut();
 /// In the file; its bytes were not compared with their checksum yet.
-const FILE: *mut Heap = ptr::without_provenance_mut(1);
+const FILE: *mut HeapPage = ptr::without_provenance_mut(1);
 /// In the file, and known to be intact.
-const VERIFIED: *mut Heap = ptr::without_provenance_mut(3);
+const VERIFIED: *mut HeapPage = ptr::without_provenance_mut(3);
 /// Unreadable; somebody may still hold a slice of the file page.
-const LIMBO_FILE: *mut Heap = ptr::without_provenance_mut(5);
+const LIMBO_FILE: *mut HeapPage = ptr::without_provenance_mut(5);
 /// Unreadable; somebody may still hold a slice of the heap page that was here.
-const LIMBO_HEAP: *mut Heap = ptr::without_provenance_mut(7);
-const _: () = assert!(align_of::<Heap>() > 7, "marks are not addresses");
-
-/// A page, or a run of them, that is not in the file yet. Never changed.
-#[derive(Debug)]
-struct Heap {
-    bytes: Box<[u8]>,
-}
-
-/// Heap pages that nobody can reach any more. Freeing many takes milliseconds, so that whoever
-/// gets them chooses where that happens.
-#[derive(Debug, Default)]
-pub struct HeapPages(#[expect(clippy::vec_box, reason = "they come as boxes")] Vec<Box<Heap>>);
+const LIMBO_HEAP: *mut HeapPage = ptr::without_provenance_mut(7);
+const _: () = assert!(align_of::<HeapPage>() > 7, "marks are not addresses");
 
 /// Pages of a database file, some of them still on the heap, read without locks.
 ///
@@ -535,7 +525,7 @@ struct Limbo {
     page: u64,
     pages: u64,
     /// Null when the page was in the file.
-    heap: AtomicPtr<Heap>,
+    heap: AtomicPtr<HeapPage>,
     /// Does the page become free, or is it in the file now?
     frees: bool,
 }
@@ -614,12 +604,12 @@ impl PageMap {
     }
 
     #[inline]
-    fn slot(&self, page: u64) -> Option<&AtomicPtr<Heap>> {
+    fn slot(&self, page: u64) -> Option<&AtomicPtr<HeapPage>> {
         let page = usize::try_from(page).ok()?;
         self.pieces.get(page / PIECE)?.get()?.get(page % PIECE)
     }
 
-    fn slot_for_writing(&self, page: u64) -> &AtomicPtr<Heap> {
+    fn slot_for_writing(&self, page: u64) -> &AtomicPtr<HeapPage> {
         let page = usize::try_from(page).expect("page fits memory");
         assert!(page / PIECE < self.pieces.len(), "a page beyond the reserve");
         let piece = self.pieces[page / PIECE]
@@ -652,9 +642,9 @@ impl PageMap {
     ///
     /// # Panics
     /// When the page is not free.
-    pub fn put(&self, page: u64, bytes: Box<[u8]>) {
+    pub fn put(&self, page: u64, bytes: Box<HeapPage>) {
         assert!(!bytes.is_empty() && bytes.len().is_multiple_of(PAGE), "whole pages");
-        let heap = Box::into_raw(Box::new(Heap { bytes }));
+        let heap = Box::into_raw(bytes);
         let was = self.slot_for_writing(page).compare_exchange(
             FREE,
             heap,
@@ -664,28 +654,39 @@ impl PageMap {
         assert!(was.is_ok(), "page {page} is not free");
     }
 
-    /// Makes a page or a run unreadable. It is free when [`PageMap::reclaim`] says so.
+    /// Makes pages and runs unreadable. They are free when [`PageMap::reclaim`] says so.
     ///
     /// # Panics
-    /// When it is not readable.
-    pub fn hide(&self, page: u64, pages: u64) {
+    /// When one is not readable.
+    pub fn hide(&self, pages: impl IntoIterator<Item = (u64, u64)>) {
+        let hidden =
+            pages.into_iter().map(|(page, pages)| (page, pages, self.take_away(page, pages)));
+        let hidden: Vec<_> = hidden.collect();
+        // Noted after all of them left their slots: no later pin finds any of them.
+        let mut limbo = lock(&self.limbo);
+        let newest = self.newest_pin();
+        limbo.extend(hidden.into_iter().map(|(page, pages, heap)| {
+            let heap = AtomicPtr::new(heap);
+            Limbo { newest, page, pages, heap, frees: true }
+        }));
+    }
+
+    /// Empties the slots of a page or a run; what was on the heap is for limbo.
+    fn take_away(&self, page: u64, pages: u64) -> *mut HeapPage {
         let slot = self.slot_for_writing(page);
         // Readers turn FILE into VERIFIED at any time, hence a swap and no look before it.
         let was = slot.swap(LIMBO_FILE, Ordering::AcqRel);
         let in_file = was == FILE || was == VERIFIED;
         assert!(in_file || !is_mark(was), "page {page} is not readable");
-        if in_file {
-            for tail in page + 1..page + pages {
-                let was = self.slot_for_writing(tail).swap(LIMBO_FILE, Ordering::AcqRel);
-                assert!(was == FILE || was == VERIFIED, "page {tail} is not readable");
-            }
-        } else {
+        if !in_file {
             slot.store(LIMBO_HEAP, Ordering::Release);
+            return was;
         }
-        let heap = AtomicPtr::new(if in_file { FREE } else { was });
-        let mut limbo = lock(&self.limbo);
-        let newest = self.newest_pin();
-        limbo.push_back(Limbo { newest, page, pages, heap, frees: true });
+        for tail in page + 1..page + pages {
+            let was = self.slot_for_writing(tail).swap(LIMBO_FILE, Ordering::AcqRel);
+            assert!(was == FILE || was == VERIFIED, "page {tail} is not readable");
+        }
+        FREE
     }
 
     /// Takes what no pin can see any more, and tells which pages that makes writable. The
@@ -765,19 +766,19 @@ impl PageMap {
 }
 
 #[inline]
-fn is_mark(heap: *mut Heap) -> bool {
-    heap.addr() < align_of::<Heap>()
+fn is_mark(heap: *mut HeapPage) -> bool {
+    heap.addr() < align_of::<HeapPage>()
 }
 
 /// Takes back a heap page that left the table and the reach of all pins; a mark is none.
-fn release(heap: *mut Heap) -> Option<Box<Heap>> {
+fn release(heap: *mut HeapPage) -> Option<Box<HeapPage>> {
     if is_mark(heap) {
         None
     } else {
         // SAFETY:
         // - From `Box::into_raw` in `PageMap::put`, the only place that makes such pointers.
-        // - Freed once: it is called from `PageMap::reclaim` with a pointer that was swapped
-        //   out of its slot by `hide` or `settle` and popped from `limbo`, and from
+        // - Taken back once: it is called from `PageMap::reclaim` with a pointer that was swapped
+        //   out of its slot by `take_away` or `settle` and popped from `limbo`, and from
         //   `PageMap::drop` with what is in a slot or in `limbo`; a swap moves it, so it is
         //   in one of these places only.
         // - Not borrowed: in `reclaim` every pin up to `newest` is gone. A pin that loaded
@@ -828,12 +829,13 @@ impl Pin {
         let heap = map.slot(page)?.load(Ordering::Acquire);
         if !is_mark(heap) {
             // SAFETY:
-            // - Points to a live `Heap`: `put` stored it with Release, and it is freed by
+            // - Points to a live `HeapPage`: `put` stored it with Release, and it is taken back by
             //   `release` only after this pin is dropped (see there); the borrow of `self`
             //   keeps the pin.
-            // - Never written: a `Heap` is not changed after `put` made it.
-            let heap: &Heap = unsafe { &*heap };
-            return Some((heap.bytes.get(..len)?, true));
+            // - Never written: `put` took it out of its box, and nobody writes it before
+            //   `release` has put it into one again.
+            let heap: &HeapPage = unsafe { &*heap };
+            return Some((heap.get(..len)?, true));
         }
         if heap != FILE && heap != VERIFIED {
             return None;

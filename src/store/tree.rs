@@ -13,6 +13,7 @@
 use std::cmp::Ordering;
 
 use super::error::StoreError;
+use super::heap::{HeapPage, Pool};
 use super::map::PAGE;
 use super::meta::Root;
 use super::page::{self, Cell, Key, Kind, OwnedKey, ROOM, Run, Value, View};
@@ -167,7 +168,9 @@ pub(super) fn find<'a, S: Source>(
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     /// Tree pages and runs made by this batch.
-    pub(super) pages: PageTable<Box<[u8]>>,
+    pub(super) pages: PageTable<Box<HeapPage>>,
+    /// What new ones are made of.
+    pub(super) pool: Pool,
     /// Published pages that the batch replaced.
     pub(super) freed: Vec<(u64, u64)>,
     /// How many these are.
@@ -215,8 +218,7 @@ impl<B: Source> Workspace<'_, B> {
         value: &[u8],
     ) -> Result<(), StoreError> {
         if root.page == 0 {
-            let page = self.take(1)?;
-            self.batch.pages.insert(page, page::blank(Kind::Leaf, page));
+            let page = self.make(Kind::Leaf)?;
             *root = Root { page, height: 1, ..Root::default() };
         }
         let (leaf, mut path) = self.descend(root, key)?;
@@ -224,6 +226,9 @@ impl<B: Source> Workspace<'_, B> {
         let (index, stored) = match search(self, &view, Kind::Leaf, key)? {
             Ok(index) => {
                 let cell = view.leaf(index).ok_or_else(|| damaged(self, &view))?;
+                if matches!(cell.value, Value::Short(old) if old.len() == value.len()) {
+                    return self.edit(leaf, |bytes| page::set_value(bytes, index, value));
+                }
                 let (stored, run) = (OwnedKey::of(&cell), value_run(&cell));
                 if let Some(run) = run {
                     self.give_up(run.page, run.pages());
@@ -245,16 +250,15 @@ impl<B: Source> Workspace<'_, B> {
         self.insert(root, path, cell)
     }
 
-    /// Removes `key` and says whether it was there.
+    /// Removes `key` and says whether it was there. Whoever asks knows that it is, as a rule; so
+    /// pages are copied on the way to it, and in vain where it is not.
     pub(super) fn delete(&mut self, root: &mut Root, key: &[u8]) -> Result<bool, StoreError> {
-        if find(self, root, key)?.is_none() {
+        if root.page == 0 {
             return Ok(false);
         }
         let (leaf, mut path) = self.descend(root, key)?;
         let view = View::new(self.page(leaf, 0)?);
-        let Ok(index) = search(self, &view, Kind::Leaf, key)? else {
-            return Err(corrupt(self.name(), leaf, "a key was found once and not twice"));
-        };
+        let Ok(index) = search(self, &view, Kind::Leaf, key)? else { return Ok(false) };
         let cell = view.leaf(index).ok_or_else(|| damaged(self, &view))?;
         for run in [key_run(&cell), value_run(&cell)].into_iter().flatten() {
             self.give_up(run.page, run.pages());
@@ -272,9 +276,19 @@ impl<B: Source> Workspace<'_, B> {
             .ok_or(StoreError::Full { limit: self.space.limit().saturating_mul(PAGE as u64) })
     }
 
+    /// An empty page of the batch's own.
+    fn make(&mut self, kind: Kind) -> Result<u64, StoreError> {
+        let page = self.take(1)?;
+        let mut bytes = self.batch.pool.zeros();
+        page::blank(&mut bytes, kind, page);
+        self.batch.pages.insert(page, bytes);
+        Ok(page)
+    }
+
     /// Gives back a page or a run of the tree.
     fn give_up(&mut self, page: u64, pages: u64) {
-        if self.batch.pages.remove(&page).is_some() {
+        if let Some(bytes) = self.batch.pages.remove(&page) {
+            self.batch.pool.give(bytes);
             self.space.untake(page, pages);
         } else {
             self.batch.freed.push((page, pages));
@@ -288,7 +302,7 @@ impl<B: Source> Workspace<'_, B> {
         let mut pages = Vec::with_capacity(bytes.len().next_multiple_of(PAGE));
         pages.extend_from_slice(bytes);
         pages.resize(bytes.len().next_multiple_of(PAGE), 0);
-        self.batch.pages.insert(run.page, pages.into_boxed_slice());
+        self.batch.pages.insert(run.page, HeapPage::new(pages.into_boxed_slice()));
         Ok(run)
     }
 
@@ -305,7 +319,7 @@ impl<B: Source> Workspace<'_, B> {
         if self.batch.pages.contains_key(&page) {
             return Ok(page);
         }
-        let mut copy: Box<[u8]> = self.base.page(page, crc)?.into();
+        let mut copy = self.batch.pool.copy(self.base.page(page, crc)?);
         let owned = self.take(1)?;
         page::set_page(&mut copy, owned);
         self.batch.pages.insert(owned, copy);
@@ -332,7 +346,8 @@ impl<B: Source> Workspace<'_, B> {
         for level in (2..=root.height).rev() {
             let (view, _) = load(self, page, 0, level)?;
             let index = child_index(self, &view, key)?;
-            let child = self.own_child(page, index)?;
+            let cell = view.branch(index).ok_or_else(|| damaged(self, &view))?;
+            let child = self.own_child(page, index, (cell.child, cell.crc))?;
             path.push((page, index));
             page = child;
         }
@@ -340,11 +355,13 @@ impl<B: Source> Workspace<'_, B> {
         Ok((page, path))
     }
 
-    /// Owns the child `index` of a branch that is owned already.
-    fn own_child(&mut self, branch: u64, index: usize) -> Result<u64, StoreError> {
-        let view = View::new(self.page(branch, 0)?);
-        let cell = view.branch(index).ok_or_else(|| damaged(self, &view))?;
-        let (old, crc) = (cell.child, cell.crc);
+    /// Owns a page, which is the child `index` of a branch that is owned already.
+    fn own_child(
+        &mut self,
+        branch: u64,
+        index: usize,
+        (old, crc): (u64, u32),
+    ) -> Result<u64, StoreError> {
         let child = self.own(old, crc)?;
         if child != old {
             self.edit(branch, |bytes| page::set_child(bytes, index, child, 0))?;
@@ -371,12 +388,9 @@ impl<B: Source> Workspace<'_, B> {
             if let Some((_, index)) = path.last_mut() {
                 *index += 1;
             } else {
-                let top = self.take(1)?;
-                let mut bytes = page::blank(Kind::Branch, top);
+                let top = self.make(Kind::Branch)?;
                 let cells = [OwnedKey::default().branch(page, 0), std::mem::take(&mut cell)];
-                page::rebuild(&mut bytes, Kind::Branch, &cells)
-                    .ok_or_else(|| corrupt(self.base.name(), top, "two cells fit a page"))?;
-                self.batch.pages.insert(top, bytes);
+                self.edit(top, |bytes| page::rebuild(bytes, Kind::Branch, &cells))?;
                 root.page = top;
                 root.height += 1;
             }
@@ -393,40 +407,53 @@ impl<B: Source> Workspace<'_, B> {
         kind: Kind,
     ) -> Result<(OwnedKey, u64), StoreError> {
         let view = View::new(self.page(page, 0)?);
+        let at_end = index == view.count();
+        if at_end && kind == Kind::Leaf {
+            return self.follow(page, cell);
+        }
         let mut cells = Vec::with_capacity(view.count() + 1);
         for at in 0..view.count() {
             let cell = view.cell(at, kind).ok_or_else(|| damaged(self, &view))?;
             cells.push(cell.raw.to_vec());
         }
-        let at_end = index == cells.len();
         cells.insert(index.min(cells.len()), cell.to_vec());
         let middle = if at_end { cells.len() - 1 } else { middle(&cells) };
         let mut right_cells = cells.split_off(middle);
-        let right = self.take(1)?;
+        let right = self.make(kind)?;
         let separator = match kind {
-            Kind::Leaf => self.separator(&cells, &right_cells, page)?,
+            Kind::Leaf => {
+                let (left, right) = (cells.last(), right_cells.first());
+                self.separator(left.map(Vec::as_slice), right.map(Vec::as_slice), page)?
+            }
             Kind::Branch => self.lift(&mut right_cells, page)?,
         };
-        let mut bytes = page::blank(kind, right);
-        page::rebuild(&mut bytes, kind, &right_cells)
-            .ok_or_else(|| corrupt(self.base.name(), page, "half a page fits a page"))?;
-        self.batch.pages.insert(right, bytes);
+        self.edit(right, |bytes| page::rebuild(bytes, kind, &right_cells))?;
         self.edit(page, |bytes| page::rebuild(bytes, kind, &cells))?;
         Ok((separator, right))
     }
 
-    /// A key between two leaves.
+    /// Begins a leaf behind a full one with the cell that comes after all of its own: keys that
+    /// arrive in order fill their pages, and nothing is moved.
+    fn follow(&mut self, page: u64, cell: &[u8]) -> Result<(OwnedKey, u64), StoreError> {
+        let view = View::new(self.page(page, 0)?);
+        let last = view.count().checked_sub(1).and_then(|last| view.leaf(last));
+        let last = last.map(|last| last.raw.to_vec());
+        let separator = self.separator(last.as_deref(), Some(cell), page)?;
+        let right = self.make(Kind::Leaf)?;
+        self.edit(right, |bytes| page::insert(bytes, 0, cell))?;
+        Ok((separator, right))
+    }
+
+    /// A key between two leaves, of which these are the last cell and the first.
     fn separator(
         &mut self,
-        left: &[Vec<u8>],
-        right: &[Vec<u8>],
+        left: Option<&[u8]>,
+        right: Option<&[u8]>,
         page: u64,
     ) -> Result<OwnedKey, StoreError> {
         let wrong = || corrupt(self.base.name(), page, "a cell is out of bounds");
-        let left =
-            left.last().and_then(|cell| page::decode_cell(cell, Kind::Leaf)).ok_or_else(wrong)?;
-        let right =
-            right.first().and_then(|cell| page::decode_cell(cell, Kind::Leaf)).ok_or_else(wrong)?;
+        let decoded = |cell: Option<_>| cell.and_then(|cell| page::decode_cell(cell, Kind::Leaf));
+        let (left, right) = (decoded(left).ok_or_else(wrong)?, decoded(right).ok_or_else(wrong)?);
         let left = whole_key(self, &left.key)?;
         let between = page::separator(left, whole_key(self, &right.key)?).to_vec();
         self.store_key(&between)
@@ -520,7 +547,7 @@ impl<B: Source> Workspace<'_, B> {
             });
         }
         let at = to.count();
-        let to = self.own_child(parent, left)?;
+        let to = self.own_child(parent, left, (first.child, first.crc))?;
         self.edit(to, |bytes| {
             let mut cells = cells.iter().enumerate();
             cells.try_for_each(|(index, cell)| page::insert(bytes, at + index, cell))

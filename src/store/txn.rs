@@ -28,7 +28,8 @@ pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 impl<'a> Txn<'a> {
     pub(super) fn new(db: &'a mut Db) -> Self {
         let (roots, state) = (db.current.roots, db.current.state.clone());
-        Self { batch: Batch::default(), roots, state, whole: true, db }
+        let batch = Batch { pool: std::mem::take(&mut db.pool), ..Batch::default() };
+        Self { batch, roots, state, whole: true, db }
     }
 }
 
@@ -170,9 +171,9 @@ impl Txn<'_> {
             let why = "a change of this batch failed half-way".to_owned();
             return Err(StoreError::Invalid { file, why });
         }
-        let (batch, state) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.state));
-        let db = &mut *self.db;
-        for (page, bytes) in batch.pages {
+        let state = std::mem::take(&mut self.state);
+        let (db, batch) = (&mut *self.db, &mut self.batch);
+        for (page, bytes) in batch.pages.drain() {
             let pages = (bytes.len() / PAGE) as u64;
             db.map.put(page, bytes);
             db.dirty.insert(page, pages);
@@ -182,10 +183,10 @@ impl Txn<'_> {
             db.space.retire(page, pages);
             db.dirty_pages -= db.dirty.remove(&page).unwrap_or(0);
         }
-        db.retired.push_back((db.current.pin.id(), batch.freed));
+        db.retired.push_back((db.current.pin.id(), std::mem::take(&mut batch.freed)));
         db.current = Arc::new(Snapshot { pin: db.map.pin(), roots: self.roots, state });
         db.published.set(Arc::clone(&db.current));
-        drop(db.reclaim());
+        db.reclaim().recycle(&mut batch.pool);
         Ok(Arc::clone(&db.current))
     }
 }
@@ -194,6 +195,8 @@ impl Drop for Txn<'_> {
     fn drop(&mut self) {
         for (page, bytes) in self.batch.pages.drain() {
             self.db.space.untake(page, (bytes.len() / PAGE) as u64);
+            self.batch.pool.give(bytes);
         }
+        self.db.pool = std::mem::take(&mut self.batch.pool);
     }
 }
