@@ -28,8 +28,8 @@ const MEASURES: [(&str, Option<f64>, Option<f64>); 9] = [
     ("scan forward", None, None),
     ("scan reverse", None, None),
     ("sequential insert", Some(0.7), Some(1.0)),
-    ("random insert without the last sync", None, None),
-    ("random overwrite, a sync every 16 batches", None, None),
+    ("random insert, durable every 16 batches", None, Some(1.0)),
+    ("random overwrite, durable every 16 batches", None, Some(1.0)),
 ];
 
 fn mix(n: u64) -> u64 {
@@ -64,21 +64,21 @@ fn shuffled(keys: u64, salt: u64) -> Vec<Key> {
 }
 
 /// Writes all keys in transactions of 1000, and makes them durable at the end and, if asked,
-/// after every so many transactions. Answers the seconds without and with the last sync.
-fn write(engine: &mut dyn Engine, keys: &[Key], fill: u64, every: Option<usize>) -> (f64, f64) {
+/// now and then. Answers the seconds that all of it took.
+fn write(engine: &mut dyn Engine, keys: &[Key], fill: u64, now_and_then: bool) -> f64 {
     let start = Instant::now();
     let mut pairs = Vec::with_capacity(BATCH);
+    engine.sync_now_and_then(false);
     for (batch, keys) in keys.chunks(BATCH).enumerate() {
-        if every.is_some_and(|every| batch > 0 && batch % every == 0) {
-            engine.sync();
+        if now_and_then && batch % DURABLE_EVERY == 0 {
+            engine.sync_now_and_then(true);
         }
         pairs.clear();
         pairs.extend(keys.iter().map(|key| (*key, [u8::try_from(fill % 256).unwrap(); 256])));
         engine.write(&pairs);
     }
-    let written = start.elapsed().as_secs_f64();
     engine.sync();
-    (written, start.elapsed().as_secs_f64())
+    start.elapsed().as_secs_f64()
 }
 
 fn timed(work: impl FnOnce()) -> f64 {
@@ -93,23 +93,38 @@ fn turn(which: Which, dir: &Path, scale: &Scale, round: u64) -> [f64; MEASURES.l
     let reads = shuffled(scale.keys, 2 * round + 1);
     let over = shuffled(scale.keys, 2 * round + 2);
     let mut engine = which.open(dir);
-    let (writing, random_insert) = write(&mut *engine, &inserts, round, None);
-    let (_, overwrite) = write(&mut *engine, &over, round + 1, None);
+    let random_insert = write(&mut *engine, &inserts, round, false);
+    let overwrite = write(&mut *engine, &over, round + 1, false);
     engine.get_all(&reads); // the caches of all engines are warm from here on
     let each = timed(|| engine.get_each(&reads));
     let all = timed(|| engine.get_all(&reads));
     let walk = |reverse| timed(|| assert_eq!(engine.scan(reverse), scale.keys, "{which}"));
     let (forward, reverse) = (walk(false), walk(true));
-    let (_, durable) = write(&mut *engine, &reads, round + 2, Some(DURABLE_EVERY));
+    let durable_overwrite = write(&mut *engine, &reads, round + 2, true);
     drop(engine);
     std::fs::remove_dir_all(dir).unwrap();
 
-    let inserts: Vec<Key> = (0..scale.keys).map(ordered).collect();
     let mut engine = which.open(dir);
-    let (_, sequential) = write(&mut *engine, &inserts, round, None);
+    let durable_insert = write(&mut *engine, &inserts, round, true);
     drop(engine);
     std::fs::remove_dir_all(dir).unwrap();
-    [random_insert, overwrite, each, all, forward, reverse, sequential, writing, durable]
+
+    let ordered: Vec<Key> = (0..scale.keys).map(ordered).collect();
+    let mut engine = which.open(dir);
+    let sequential = write(&mut *engine, &ordered, round, false);
+    drop(engine);
+    std::fs::remove_dir_all(dir).unwrap();
+    [
+        random_insert,
+        overwrite,
+        each,
+        all,
+        forward,
+        reverse,
+        sequential,
+        durable_insert,
+        durable_overwrite,
+    ]
 }
 
 /// Rates of all engines and their ratios.
@@ -168,11 +183,11 @@ pub(crate) fn sizes(dir: &Path, scale: &Scale) {
     for which in Which::ALL {
         let dir = dir.join(format!("size-{which}"));
         let mut engine = which.open(&dir);
-        write(&mut *engine, &inserts, 0, None);
+        write(&mut *engine, &inserts, 0, true);
         let file = engine.file();
         let loaded = on_disk(&file);
         for round in 1..=scale.overwrites {
-            write(&mut *engine, &shuffled(scale.keys, round), round, None);
+            write(&mut *engine, &shuffled(scale.keys, round), round, true);
         }
         let overwritten = on_disk(&file);
         drop(engine);
