@@ -42,6 +42,14 @@ impl PeerSeries {
         let mut series = self.series.write().unwrap_or_else(PoisonError::into_inner);
         series.entry(peer).or_insert_with(|| self.metrics.peer(peer.0));
     }
+
+    /// How many entries each peer lacks. Only a leader knows, and only of members: all others
+    /// count as having everything, or what was once true would be told for ever.
+    fn set_lags(&self, lags: &BTreeMap<NodeId, u64>) {
+        for (peer, series) in &*self.series.read().unwrap_or_else(PoisonError::into_inner) {
+            series.lag_entries.set(metrics::lossy(lags.get(peer).copied().unwrap_or(0)));
+        }
+    }
 }
 
 /// What the last turn looked like, to see changes.
@@ -145,11 +153,9 @@ impl Measure {
         metrics.db_size_bytes.set(metrics::lossy(core.db().size_bytes()));
         metrics.db_live_bytes.set(metrics::lossy(core.db().live_bytes()));
         let last = raft.last().index.0;
-        for (id, progress) in raft.progress() {
-            if let Some(series) = self.peers.of(id) {
-                series.lag_entries.set(metrics::lossy(last.saturating_sub(progress.matched.0)));
-            }
-        }
+        let lag = |matched: u64| last.saturating_sub(matched);
+        let lags = raft.progress().map(|(id, progress)| (id, lag(progress.matched.0))).collect();
+        self.peers.set_lags(&lags);
     }
 
     /// A client was answered.
@@ -321,5 +327,33 @@ impl Lost for Losses {
         if let Some(series) = self.peers.of(peer) {
             if sent { &series.messages_sent } else { &series.messages_dropped }.increment(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lag of a peer as a scrape tells it.
+    fn lag(peer: u64) -> String {
+        let series = format!("mmapd_raft_peer_lag_entries{{peer=\"{peer}\"}} ");
+        let text = metrics::render();
+        let number = text.lines().find_map(|line| line.strip_prefix(&series));
+        number.expect("a series of the peer").to_owned()
+    }
+
+    #[test]
+    fn the_lag_of_a_peer_ends_with_leadership_and_with_its_membership() {
+        let peers = PeerSeries { metrics: metrics::install(), series: Arc::default() };
+        // No other test of this process has peers of these names.
+        let [a, b] = [NodeId(7_001), NodeId(7_002)];
+        peers.add(a);
+        peers.add(b);
+        peers.set_lags(&BTreeMap::from([(a, 20_000), (b, 5)]));
+        assert_eq!((lag(a.0), lag(b.0)), ("20000".into(), "5".into()));
+        peers.set_lags(&BTreeMap::from([(b, 6)]));
+        assert_eq!((lag(a.0), lag(b.0)), ("0".into(), "6".into()), "a is no member any more");
+        peers.set_lags(&BTreeMap::new());
+        assert_eq!((lag(a.0), lag(b.0)), ("0".into(), "0".into()), "this node does not lead");
     }
 }
