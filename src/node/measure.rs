@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::core::Core;
 use super::handle::{MemberStatus, RoleName, Status};
 use super::work::{Answer, Measured, NotCompacted};
+use crate::config::Config;
 use crate::metrics::{self, Metrics, PeerMetrics};
 use crate::peers::Lost;
 use crate::raft::types::NodeId;
@@ -21,6 +22,7 @@ pub(super) struct Measure {
     peers: PeerSeries,
     cluster_id: String,
     tick: Duration,
+    quota: u64,
     last: Last,
 }
 
@@ -70,10 +72,12 @@ pub(super) fn role_name(raft: &Raft) -> RoleName {
 }
 
 impl Measure {
-    pub(super) fn new(metrics: &'static Metrics, cluster: u128, tick: Duration) -> Self {
+    pub(super) fn new(metrics: &'static Metrics, cluster: u128, config: &Config) -> Self {
+        metrics.process_start.set(metrics::lossy(super::wall_ms() / 1000));
         let peers = PeerSeries { metrics, series: Arc::default() };
         let cluster_id = format!("{cluster:032x}");
-        Self { metrics, peers, cluster_id, tick, last: Last::default() }
+        let (tick, quota) = (config.raft.tick, config.storage.quota);
+        Self { metrics, peers, cluster_id, tick, quota, last: Last::default() }
     }
 
     pub(super) fn peers(&self) -> PeerSeries {
@@ -156,6 +160,15 @@ impl Measure {
         let lag = |matched: u64| last.saturating_sub(matched);
         let lags = raft.progress().map(|(id, progress)| (id, lag(progress.matched.0))).collect();
         self.peers.set_lags(&lags);
+    }
+
+    /// The alarms of the picture, and that of the quota, which the edge adds to it.
+    pub(super) fn alarms(&self, status: &Status) {
+        let full = status.db_live_bytes >= self.quota;
+        let quota = full.then_some("quota");
+        let raised: Vec<_> =
+            quota.into_iter().chain(status.alarms.iter().map(String::as_str)).collect();
+        self.metrics.alarms.set(&raised);
     }
 
     /// A client was answered.
@@ -355,5 +368,24 @@ mod tests {
         assert_eq!((lag(a.0), lag(b.0)), ("0".into(), "6".into()), "a is no member any more");
         peers.set_lags(&BTreeMap::new());
         assert_eq!((lag(a.0), lag(b.0)), ("0".into(), "0".into()), "this node does not lead");
+    }
+
+    /// By reading the sources: a name that nobody declared would be missing from `/metrics`.
+    #[test]
+    fn each_alarm_of_a_node_is_a_metric() {
+        let mut named = vec!["quota"]; // the edge's
+        for (source, before, after) in [
+            (include_str!("core/health.rs"), "let alarms = [", "];"),
+            (include_str!("run.rs"), "status.alarms.push(", ")"),
+        ] {
+            for part in source.split(before).skip(1) {
+                let list = part.split(after).next().unwrap_or_default();
+                named.extend(list.split('"').skip(1).step_by(2));
+            }
+        }
+        named.sort_unstable();
+        let mut declared = metrics::ALARMS.to_vec();
+        declared.sort_unstable();
+        assert_eq!(named, declared);
     }
 }
