@@ -332,7 +332,17 @@ def haproxy():
     size, spare = (int(re.search(rf"tune.{name} (\d+)", text).group(1)) for name in ("bufsize", "maxrewrite"))
     headers = 1024 * int(DEFAULTS["limits"]["header_bytes"].removesuffix("KiB"))
     need(size - spare > headers, "haproxy.cfg: tune.bufsize is below limits.header_bytes")
-    need(all(text.count(f"127.0.0.1:300{n}\n") == 2 for n in (1, 2, 3)), "haproxy.cfg: a node is not in both backends")
+    backends = dict(re.findall(r"(?ms)^backend (\w+)$(.*?)(?=^\S|\Z)", text))
+    need(set(backends) == {"ready", "leader", "dashboard"}, f"haproxy.cfg: backends {', '.join(backends)}")
+    most = 0
+    for name, lines in backends.items():
+        servers = re.findall(r"(?m)^    server (\w+) 127\.0\.0\.1:300(\d)( cookie \1)?$", lines)
+        need([number for _, number, _ in servers] == ["1", "2", "3"], f"haproxy.cfg: {name} has not all nodes")
+        need(all(bool(cookie) == (name == "dashboard") for *_, cookie in servers), f"haproxy.cfg: cookies of {name}")
+        most += int(re.search(r"(?m)^    default-server maxconn (\d+)$", lines).group(1))
+    # All of them are one client to a node.
+    allowed = DEFAULTS["limits"]["connections_per_address"]
+    need(most < allowed, f"haproxy.cfg: {most} connections to a node, which takes {allowed} of an address")
 
 
 def readme():
