@@ -1,8 +1,12 @@
-"""Licences, sources and duplicates of all that is built in, as .ci/deny.toml allows them.
+"""Licences, sources, requirements and duplicates, as .ci/deny.toml allows them.
 
-What `cargo deny check licenses bans sources` does: that program takes minutes to build where no
-built one can be had, and this reads the same file. Advisories are not asked about, because their
-list is not in a registry.
+All packages of the three lock files have a licence that is allowed, come from crates.io, are not
+denied and require no `*`. Twice the same crate is looked for in what is shipped alone: what the
+tests, difftest/ and fuzz/ use is not in the program.
+
+Of `cargo deny check licenses bans sources`, which takes minutes to build where no built one can be
+had, this does that much, with the same file. It believes the licence that a package names and
+reads no texts. Advisories are not asked about, because their list is not in a registry.
 
 usage: deny.py, in the top folder; needs the package license-expression
 """
@@ -16,6 +20,7 @@ from pathlib import Path
 
 from license_expression import get_spdx_licensing
 
+LOCKED = [".", "difftest", "fuzz"]
 CRATES_IO = "registry+https://github.com/rust-lang/crates.io-index"
 LICENSING = get_spdx_licensing()
 
@@ -50,22 +55,35 @@ def reachable(metadata):
     return found
 
 
-def complaints(rules, metadata):
-    allowed, bans = set(rules["licenses"]["allow"]), rules["bans"]
-    skipped = {(skip["name"], skip["version"]) for skip in bans["skip"]}
-    denied = {deny["name"] for deny in bans["deny"]}
+def about_each(rules, metadata):
+    """What is wrong with a package, whoever uses it."""
+    allowed, denied = set(rules["licenses"]["allow"]), {deny["name"] for deny in rules["bans"]["deny"]}
+    excepted = {one["crate"]: set(one["allow"]) for one in rules["licenses"]["exceptions"]}
+    for package in metadata["packages"]:
+        label = f"{package['name']} {package['version']}"
+        may = allowed | excepted.get(package["name"], set())
+        ours = package["source"] is None
+        if not ours and package["source"] != CRATES_IO:
+            yield f"{label}: comes from {package['source']}"
+        # What is not published needs none.
+        if not package["license"] and not (ours and package["publish"] == []):
+            yield f"{label}: no licence is named"
+        elif package["license"] and not allows(package["license"], may):
+            yield f"{label}: {package['license']} is not allowed"
+        if package["name"] in denied:
+            yield f"{label}: is denied"
+        for dep in package["dependencies"]:
+            # A path says which one it is.
+            if dep["req"] == "*" and not dep.get("path"):
+                yield f"{label}: requires any version of {dep['name']}"
+
+
+def duplicates(rules, metadata):
+    """What is built in twice without being excused, and excuses that are not needed."""
+    skipped = {(skip["name"], skip["version"]) for skip in rules["bans"]["skip"]}
     shipped, versions, used = reachable(metadata), collections.defaultdict(set), set()
     for package in metadata["packages"]:
         name, version = package["name"], package["version"]
-        label = f"{name} {version}"
-        if package["source"] not in (None, CRATES_IO):
-            yield f"{label}: comes from {package['source']}"
-        if not package["license"]:
-            yield f"{label}: no licence is named"
-        elif not allows(package["license"], allowed):
-            yield f"{label}: {package['license']} is not allowed"
-        if name in denied:
-            yield f"{label}: is denied"
         if package["id"] not in shipped:
             continue
         if (name, version) in skipped:
@@ -77,6 +95,13 @@ def complaints(rules, metadata):
             yield f"{name}: built in as {', '.join(sorted(several))}"
     for name, version in sorted(skipped - used):
         yield f"{name} {version}: .ci/deny.toml skips what is not there"
+
+
+def metadata_of(folder):
+    # What is built for other systems is nothing that this one ships or tests.
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--manifest-path",
+               f"{folder}/Cargo.toml", "--filter-platform", "x86_64-unknown-linux-gnu"]
+    return json.loads(subprocess.check_output(command))
 
 
 def main():
@@ -91,14 +116,18 @@ def main():
         assert allows(expression, {"MIT", "Apache-2.0"}) is want, expression
     with open(Path(__file__).with_name("deny.toml"), "rb") as file:
         rules = tomllib.load(file)
-    # What is built for other systems is nothing that this one ships or tests.
-    command = ["cargo", "metadata", "--format-version", "1", "--locked",
-               "--filter-platform", "x86_64-unknown-linux-gnu"]
-    metadata = json.loads(subprocess.check_output(command))
-    found = sorted(complaints(rules, metadata))
+    wrong = {"name": "a", "version": "1.0.0", "license": "MIT", "source": "git+https://a", "publish": None,
+             "dependencies": [{"name": "b", "req": "*"}, {"name": "c", "req": "*", "path": "/c"}]}
+    assert len(list(about_each(rules, {"packages": [wrong]}))) == 2, "a source, and a requirement"
+    found = []
+    for folder in LOCKED:
+        metadata = metadata_of(folder)
+        several = duplicates(rules, metadata) if folder == "." else []
+        complaints = sorted([*about_each(rules, metadata), *several])
+        print(f"{folder}: {len(metadata['packages'])} packages, {len(complaints)} complaints")
+        found += [f"{folder}: {complaint}" for complaint in complaints]
     for complaint in found:
         print(f"deny: {complaint}", file=sys.stderr)
-    print(f"{len(metadata['packages'])} packages, {len(found)} complaints")
     return 1 if found else 0
 
 

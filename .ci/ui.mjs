@@ -8,6 +8,7 @@
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { createWriteStream, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { Agent, createServer as createProxy, request as ask } from "node:http";
 import { createRequire } from "node:module";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -20,6 +21,14 @@ const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 mkdirSync(pictures, { recursive: true });
 const home = mkdtempSync(join(tmpdir(), "mmapd-ui-"));
 const PATIENCE = 30_000;
+
+// However this ends, nothing that it started goes on.
+const children = new Set();
+process.on("exit", () => {
+  for (const child of children) child.kill("SIGKILL");
+  rmSync(home, { recursive: true, force: true });
+});
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
 
 // ---- the cluster
 
@@ -52,7 +61,10 @@ class Member {
     this.child = spawn(binary, ["--config", this.config], { stdio: ["ignore", "pipe", "pipe"] });
     this.child.stdout.pipe(this.log, { end: false });
     this.child.stderr.pipe(this.log, { end: false });
-    this.gone = new Promise((gone) => this.child.once("exit", gone));
+    const { child } = this;
+    children.add(child);
+    this.gone = new Promise((gone) => child.once("exit", gone));
+    child.once("exit", () => children.delete(child));
   }
 
   async kill() {
@@ -156,6 +168,11 @@ async function open(url) {
 const picture = (page, name, whole = true) => page.screenshot({ path: join(pictures, `${name}.png`), fullPage: whole });
 const text = async (page, selector) => (await page.locator(selector).innerText()).trim();
 const shows = (page, selector, words) => page.locator(selector).filter({ hasText: words }).first().waitFor();
+// count() does not wait: as many have to come before it may say that there are no more.
+async function counts(page, selector, want, what) {
+  if (want) await page.locator(selector).nth(want - 1).waitFor({ state: "attached" });
+  equal(await page.locator(selector).count(), want, what);
+}
 const memberRow = (id) => `#members-table tr[data-node="${id}"]`;
 
 async function accessible(page, station) {
@@ -186,13 +203,20 @@ async function tabTo(page, selector) {
 // ---- the stations
 
 async function overview(page, leader, here) {
-  equal(await page.locator("#members-table tbody tr").count(), 3, "members shown");
+  await counts(page, "#members-table tbody tr", 3, "members shown");
   await shows(page, memberRow(leader.id), "leader");
   await shows(page, memberRow(here.id), "this node");
   equal(await text(page, "#fact-leader"), `node ${leader.id}`, "the leader");
   equal(await text(page, "#fact-term"), String((await here.status()).term), "the term");
   equal(await text(page, "#fact-cluster"), (await here.status()).cluster_id, "the cluster");
   equal(await text(page, "#fact-health"), leader === here ? "good" : "good here", "the health");
+  const beside = await page.evaluate(() => {
+    const titles = Array.from(document.querySelectorAll("main > section > h2"));
+    const bottom = (node) => node.getBoundingClientRect().bottom;
+    const last = (node) => node.parentNode.lastElementChild.getBoundingClientRect().top;
+    return titles.filter((title) => bottom(title) > last(title)).map((title) => title.textContent);
+  });
+  equal(beside.join(), "", "titles that do not stand above their sections");
   // Only the leader knows how far the others are, and this is not its page.
   equal(await page.getAttribute("#members-note a", "href"), `${leader.base}/ui`, "the way to the leader");
   await picture(page, "follower");
@@ -213,24 +237,30 @@ async function makeLeader(page, to) {
 
 async function load(page, to) {
   let stop = false;
+  // Raced with what is waited for, so that a write that fails is told at once, and not by the end
+  // of the process.
   const writer = (async () => {
     for (let n = 0; !stop; n += 1) {
       await to.put(`load/${n % 50}`, `value ${n}`);
       await to.get(`load/${n % 50}`);
     }
   })();
-  await page.waitForFunction(() => {
+  const drawn = page.waitForFunction(() => {
     const values = (id) => Array.from(document.querySelectorAll(`#${id} strong`), (one) => one.textContent);
     const good = (value) => /^[1-9.,0-9]+ (\u00b5s|ms|s|\/s)$/.test(value) && !/^0 /.test(value);
     const all = ["chart-latency", "chart-writes", "chart-requests"].flatMap(values);
-    const drawn = Array.from(document.querySelectorAll("path.line"), (path) => path.getAttribute("d"));
-    return all.length === 5 && all.every(good) && drawn.every((path) => (path.match(/L/g) ?? []).length >= 6);
+    const lines = Array.from(document.querySelectorAll("path.line"), (path) => path.getAttribute("d"));
+    return all.length === 5 && all.every(good) && lines.every((path) => (path.match(/L/g) ?? []).length >= 6);
   });
-  await picture(page, "load");
-  stop = true;
+  try {
+    await Promise.race([drawn, writer]);
+    await picture(page, "load");
+  } finally {
+    stop = true;
+  }
   await writer;
+  await counts(page, "#files-table tbody tr", 2, "files shown");
   const cells = await page.locator("#files-table tbody tr").allInnerTexts();
-  equal(cells.length, 2, "files shown");
   must(cells[0].includes("MiB"), `sizes of the log: ${cells[0]}`);
 }
 
@@ -316,7 +346,7 @@ async function oddBytes(page, node) {
   // What looks like a page is text.
   await clickKey(page, Buffer.from("<img src=x onerror=alert(1)>"));
   await shows(page, "#value-text", "<script>alert(2)</script>");
-  equal(await page.locator("#keys-list img, #detail img").count(), 0, "images made of data");
+  await counts(page, "#keys-list img, #detail img", 0, "images made of data");
 }
 
 async function life(page, node) {
@@ -397,10 +427,44 @@ async function conflict(page, node) {
   forgiven = null;
 }
 
+// The same value is no proof that it is ours; to have sent it and not heard of it is.
+async function sameValue(page, node) {
+  const type = { "content-type": "text/plain; charset=utf-8" };
+  const version = async () => {
+    const answer = await node.ask("/v1/keys/twice", { headers: { accept: "application/json" } });
+    return (await answer.json()).version;
+  };
+  await page.click("#keys-new");
+  await page.fill("#edit-key", "twice");
+  await page.fill("#edit-value", "first");
+  await page.click(".editor button.main");
+  await shows(page, "#value-title", "twice");
+  await page.click("#detail button.main");
+  await page.fill("#edit-value", "equal");
+  await node.put("twice", "equal", type);
+  forgiven = /status of 412|ERR_FAILED/;
+  await page.click(".editor button.main");
+  await shows(page, "#conflict-stored", "equal");
+  await page.click("text=Take the stored one");
+  await page.fill("#edit-value", "unheard");
+  await page.route("**/v1/keys/twice*", async (route) => {
+    if (route.request().method() !== "PUT") return route.continue();
+    await route.fetch();
+    return route.abort();
+  });
+  await page.click(".editor button.main");
+  await shows(page, "#edit-status", "not known whether it was saved");
+  await page.unroute("**/v1/keys/twice*");
+  await page.click(".editor button.main");
+  await shows(page, "#value-text", "unheard");
+  equal(await version(), 3, "the version of what was saved once");
+  forgiven = null;
+}
+
 async function past(page) {
   await page.click("text=History");
   await shows(page, "#detail tbody tr", "theirs again");
-  equal(await page.locator("#detail tbody tr").count(), 4, "changes of color");
+  await counts(page, "#detail tbody tr", 4, "changes of color");
   await picture(page, "history", false);
 }
 
@@ -437,7 +501,7 @@ async function watching(page, node) {
   await shows(page, "#watch-table tbody tr", "hello");
   await node.ask("/v1/keys/seen/a", { method: "DELETE" });
   await shows(page, "#watch-table tbody tr", "delete");
-  equal(await page.locator("#watch-table tbody tr").count(), 2, "changes seen");
+  await counts(page, "#watch-table tbody tr", 2, "changes seen");
 }
 
 // The page loses its node, says so, and goes on by itself.
@@ -447,7 +511,7 @@ async function lost(page, node) {
   await shows(page, "#lost", `Node ${node.id} does not answer`);
   await shows(page, "#fact-health", "not known");
   must(await page.locator("#members .old").isVisible(), "the picture is not marked as old");
-  equal(await page.locator("#members-table tbody tr").count(), 3, "members of the old picture");
+  await counts(page, "#members-table tbody tr", 3, "members of the old picture");
   await picture(page, "lost");
   await accessible(page, "lost");
   node.start();
@@ -458,11 +522,11 @@ async function lost(page, node) {
   await shows(page, "#watch-state", "Watching");
   await node.put("seen/b", "after the fall");
   await shows(page, "#watch-table tbody tr", "after the fall");
-  equal(await page.locator("#watch-table tbody tr").count(), 3, "changes seen after all");
+  await counts(page, "#watch-table tbody tr", 3, "changes seen after all");
   const many = Array.from({ length: 210 }, (_, n) => JSON.stringify({ put: { key: `seen/${n}`, value: "x" } }));
   must((await node.ask("/v1/batch", { method: "POST", body: many.join("\n") })).ok, "a batch");
   await shows(page, "#watch-table tbody tr:first-child", "seen/209");
-  equal(await page.locator("#watch-table tbody tr").count(), 200, "changes kept");
+  await counts(page, "#watch-table tbody tr", 200, "changes kept");
   await page.click("#watch-stop");
   await shows(page, "#watch-state", "Not watching");
   forgiven = null;
@@ -519,15 +583,59 @@ async function docs(node) {
   await page.close();
 }
 
+// What something between browser and nodes makes of it: each answer from another node, or from
+// one that changes.
+async function balanced(first, second) {
+  let pick = (path) => (path === "/metrics" ? second : first);
+  const agent = new Agent({ keepAlive: true });
+  const proxy = createProxy((asked, answer) => {
+    const { method, url: path, headers } = asked;
+    const passed = ask({ agent, host: "127.0.0.1", port: pick(path).port, method, path, headers }, (got) => {
+      answer.writeHead(got.statusCode, got.headers);
+      got.pipe(answer);
+    });
+    passed.on("error", () => answer.destroy());
+    asked.pipe(passed);
+  });
+  const port = await freePort();
+  await new Promise((ready) => proxy.listen(port, "127.0.0.1", ready));
+  try {
+    const page = await open(`http://127.0.0.1:${port}/ui`);
+    await shows(page, "#lost", "Different nodes answer");
+    await counts(page, "#members-table tbody tr", 0, "members of a mixed picture");
+    await picture(page, "mixed");
+    await accessible(page, "mixed");
+    pick = () => first;
+    await page.locator("#lost").waitFor({ state: "hidden" });
+    await shows(page, "#fact-node", `node ${first.id},`);
+    const drawn = ([node, least, most]) => {
+      const path = document.querySelector("#chart-writes path.line")?.getAttribute("d") ?? "";
+      const steps = (path.match(/L/g) ?? []).length;
+      return document.getElementById("fact-node").textContent.startsWith(node) && steps >= least && steps <= most;
+    };
+    await page.waitForFunction(drawn, [`node ${first.id},`, 4, 1000]);
+    pick = () => second;
+    await page.waitForFunction(drawn, [`node ${second.id},`, 0, 2]);
+    await page.close();
+  } finally {
+    proxy.close();
+    proxy.closeAllConnections();
+    agent.destroy();
+  }
+}
+
 // A node that wants to know who asks: the page asks for a token, and keeps it while the tab is open.
 async function tokens() {
   const member = new Member(4, await freePort());
   member.configure([member]);
   const file = join(home, "tokens.toml");
-  const sha256 = createHash("sha256").update("the-right-token").digest("hex");
-  const verbs = '"read", "write", "lease", "lock", "observe", "operate"';
-  writeFileSync(file, `[[roles]]\nname = "admin"\nrights = [{ verbs = [${verbs}] }]\n
-[[tokens]]\nname = "ann"\nsha256 = "${sha256}"\nroles = ["admin"]\n`);
+  const table = (name, token, verbs) => {
+    const sha256 = createHash("sha256").update(token).digest("hex");
+    return `[[roles]]\nname = "${name}"\nrights = [{ verbs = [${verbs}] }]\n
+[[tokens]]\nname = "${name}"\nsha256 = "${sha256}"\nroles = ["${name}"]\n\n`;
+  };
+  const all = '"read", "write", "lease", "lock", "observe", "operate"';
+  writeFileSync(file, table("ann", "the-right-token", all) + table("bob", "the-other-token", '"read", "write"'));
   writeFileSync(member.config, `${readFileSync(member.config)}\n[auth]\ntokens = "${file}"\n`);
   member.start();
   members.push(member);
@@ -560,7 +668,20 @@ async function tokens() {
   await page.click("#sign-out");
   await page.locator("#sign-in").waitFor();
   equal(await page.evaluate(() => sessionStorage.length), 0, "what the tab remembers");
-  equal(await page.locator("#members-table tbody tr").count(), 0, "members shown to a stranger");
+  await counts(page, "#members-table tbody tr", 0, "members shown to a stranger");
+  // Who may see keys alone is told that, and not that the node is silent.
+  forgiven = /status of 40[13]/;
+  await page.fill("#token", "the-other-token");
+  await page.keyboard.press("Enter");
+  await shows(page, "#lost", "This token may not see the cluster");
+  await shows(page, "#keys-list li", "with/");
+  await picture(page, "forbidden");
+  await accessible(page, "forbidden");
+  await page.click("text=Use another token");
+  await page.keyboard.type("the-right-token");
+  await page.keyboard.press("Enter");
+  await page.locator("#lost").waitFor({ state: "hidden" });
+  await shows(page, memberRow(4), "leader");
   forgiven = null;
   await page.close();
 }
@@ -582,6 +703,7 @@ async function run() {
     conflict: () => conflict(page, other),
     history: () => past(page),
     delete: () => remove(page, other),
+    "the same value": () => sameValue(page, other),
     watch: () => watching(page, other),
     "light, dark, narrow": () => looks(page),
     "its node dies": () => lost(page, here),
@@ -596,6 +718,7 @@ async function run() {
       }
       return leaderDies(page, now, witness);
     },
+    "behind a balancer": () => balanced(members[0], members[1]),
     docs: () => docs(members[0]),
     tokens,
   };
@@ -619,7 +742,6 @@ try {
 } finally {
   await context.close();
   for (const member of members) if (member.child?.exitCode === null) await member.kill();
-  rmSync(home, { recursive: true, force: true });
 }
 for (const problem of problems) console.error(`ui: ${problem}`);
 process.exit(problems.length ? 1 : 0);

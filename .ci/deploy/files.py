@@ -49,9 +49,10 @@ DRAIN = seconds(DEFAULTS["http"]["drain_timeout"])
 
 
 def settings(env):
-    """What mmapd makes of an environment."""
-    done = subprocess.run([BINARY, "--print-config"], env={**os.environ, **env}, capture_output=True, text=True)
-    need(done.returncode == 0, f"mmapd does not take {env}: {done.stderr}")
+    """What mmapd makes of an environment that it would start with."""
+    for way in ("--check-config", "--print-config"):
+        done = subprocess.run([BINARY, way], env={**os.environ, **env}, capture_output=True, text=True)
+        need(done.returncode == 0, f"mmapd does not take {env}: {done.stderr}")
     return tomllib.loads(done.stdout)
 
 
@@ -159,6 +160,20 @@ def compose(env):
     need(len({node["volumes"][0]["source"] for node in nodes.values()}) == 3, "compose.yaml: a volume is shared")
 
 
+def pod_environment(variables, index, mounted):
+    """As Kubernetes fills it in for the pod of this index: references are to what stands before."""
+    env = {}
+    for variable in variables:
+        value = variable.get("value")
+        if value is None:
+            field = variable["valueFrom"]["fieldRef"]["fieldPath"]
+            need(field == "metadata.labels['apps.kubernetes.io/pod-index']", f"mmapd.yaml: {field}")
+            value = str(index)
+        value = re.sub(r"\$\((\w+)\)", lambda name: env.get(name[1], name[0]), value)
+        env[variable["name"]] = value.replace(mounted, str(credentials()))
+    return env
+
+
 def kubernetes():
     path = DEPLOY / "kubernetes/mmapd.yaml"
     for version in (KUBERNETES, "1.37"):
@@ -177,8 +192,11 @@ def kubernetes():
     early = headless.get("clusterIP") == "None" and headless.get("publishNotReadyAddresses")
     need(early, "mmapd.yaml: pods that are not ready have no names")
     need(things["PodDisruptionBudget", "mmapd"]["maxUnavailable"] == 1, "mmapd.yaml: more than one may go")
-    need(pod["terminationGracePeriodSeconds"] >= 2 * DRAIN, "mmapd.yaml: a node has no time to stop")
     [node] = pod["containers"]
+    pause = node["lifecycle"]["preStop"]["sleep"]["seconds"]
+    need(pause > 0 and pod["terminationGracePeriodSeconds"] >= pause + 2 * DRAIN,
+         "mmapd.yaml: a node has no time to stop")
+    need(things["Service", "mmapd-client"]["sessionAffinity"] == "ClientIP", "mmapd.yaml: a dashboard of many nodes")
     probes = {name: node[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
     need(probes == {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}, f"mmapd.yaml: probes {probes}")
     mount, access = node["volumeMounts"]
@@ -187,24 +205,25 @@ def kubernetes():
     need([mount["name"]] == [claim["metadata"]["name"] for claim in nodes["volumeClaimTemplates"]]
          and mount["mountPath"] == DATA, "mmapd.yaml: the data is in no volume")
 
-    # What the pods are told, as Kubernetes fills it in.
-    lists = []
-    first = nodes["ordinals"]["start"]
-    for index in range(first, first + nodes["replicas"]):
-        env = {}
-        for variable in node["env"]:
-            value = variable.get("value")
-            if value is None:
-                field = variable["valueFrom"]["fieldRef"]["fieldPath"]
-                need(field == "metadata.labels['apps.kubernetes.io/pod-index']", f"mmapd.yaml: {field}")
-                value = str(index)
-            env[variable["name"]] = value.replace(access["mountPath"], str(credentials()))
-        got = settings(env)
-        need(got["node"]["id"] == index, f"mmapd.yaml: pod {index} is node {got['node']['id']}")
-        name = f"http://mmapd-{index}.{nodes['serviceName']}:3001"
-        need(got["node"]["advertise"] == name, f"mmapd.yaml: pod {index} is not reached at {name}")
-        lists.append(got["cluster"])
-    need(lists.count(lists[0]) == nodes["replicas"] == 3, "mmapd.yaml: the nodes do not form one cluster")
+    # What the pods are told, as it is and as its comment says for later: to found a cluster, and to
+    # join it, one more pod than before.
+    def pods(several, variables):
+        for index in range(nodes["ordinals"]["start"], nodes["ordinals"]["start"] + several):
+            got = settings(pod_environment(variables, index, access["mountPath"]))
+            need(got["node"]["id"] == index, f"mmapd.yaml: pod {index} is node {got['node']['id']}")
+            name = f"http://mmapd-{index}.{nodes['serviceName']}:3001"
+            need(got["node"]["advertise"] == name, f"mmapd.yaml: pod {index} is not reached at {name}")
+            yield got["cluster"]
+
+    founded = list(pods(nodes["replicas"], node["env"]))
+    need(founded.count(founded[0]) == nodes["replicas"] == 3 and not founded[0]["join"],
+         "mmapd.yaml: the nodes do not form one cluster")
+    [join] = [yaml.safe_load(line) for line in re.findall(r"(?m)^ *# +- (\{name: MMAPD_CLUSTER__JOIN,.*\})$",
+                                                          path.read_text())]
+    later = [join if variable["name"] == "MMAPD_PEERS" else variable for variable in node["env"]]
+    for cluster in pods(nodes["replicas"] + 1, later):
+        need(not cluster["peers"] and cluster["join"], "mmapd.yaml: a new pod would not join")
+        need(("Service", cluster["join"].split("/")[2].split(":")[0]) in things, "mmapd.yaml: joins what is not there")
 
 
 def style():
@@ -313,7 +332,17 @@ def haproxy():
     size, spare = (int(re.search(rf"tune.{name} (\d+)", text).group(1)) for name in ("bufsize", "maxrewrite"))
     headers = 1024 * int(DEFAULTS["limits"]["header_bytes"].removesuffix("KiB"))
     need(size - spare > headers, "haproxy.cfg: tune.bufsize is below limits.header_bytes")
-    need(all(text.count(f"127.0.0.1:300{n}\n") == 2 for n in (1, 2, 3)), "haproxy.cfg: a node is not in both backends")
+    backends = dict(re.findall(r"(?ms)^backend (\w+)$(.*?)(?=^\S|\Z)", text))
+    need(set(backends) == {"ready", "leader", "dashboard"}, f"haproxy.cfg: backends {', '.join(backends)}")
+    most = 0
+    for name, lines in backends.items():
+        servers = re.findall(r"(?m)^    server (\w+) 127\.0\.0\.1:300(\d)( cookie \1)?$", lines)
+        need([number for _, number, _ in servers] == ["1", "2", "3"], f"haproxy.cfg: {name} has not all nodes")
+        need(all(bool(cookie) == (name == "dashboard") for *_, cookie in servers), f"haproxy.cfg: cookies of {name}")
+        most += int(re.search(r"(?m)^    default-server maxconn (\d+)$", lines).group(1))
+    # All of them are one client to a node.
+    allowed = DEFAULTS["limits"]["connections_per_address"]
+    need(most < allowed, f"haproxy.cfg: {most} connections to a node, which takes {allowed} of an address")
 
 
 def readme():

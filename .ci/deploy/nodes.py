@@ -209,6 +209,18 @@ def through_haproxy():
         lines = iter(watch.readline, b"")
         need(any(line == b"event: change\n" for line in lines), "HAProxy: the watch told nothing")
     print("  HAProxy passes the longest key, the largest value and a watch", flush=True)
+    with DIRECT.open(f"{ANY}/v1/status", timeout=DEADLINE) as answer:
+        need("set-cookie" not in answer.headers, "HAProxy gives cookies to those who open no page")
+    with DIRECT.open(f"{ANY}/ui", timeout=DEADLINE) as answer:
+        cookie = answer.headers["set-cookie"].split(";")[0]
+    asked = [urllib.request.Request(ANY + path, headers={"cookie": cookie})
+             for path in 10 * ["/v1/status", "/v1/cluster", "/metrics"]]
+    told = set()
+    for request in asked:
+        with DIRECT.open(request, timeout=DEADLINE) as answer:
+            told.add(answer.headers["mmapd-node"])
+    need(len(told) == 1, f"HAProxy shows a page of nodes {told}")
+    print("  HAProxy keeps a page at one node", flush=True)
 
 
 # Prometheus

@@ -168,6 +168,8 @@ ROWS = {
               (rate("mmapd_scrub_bytes_total", FILE), "{{file}}, {{instance}}")),
         graph("Times all was read", "none", "In a day; see storage.scrub_interval.",
               (f"increase({metric('mmapd_scrub_passes_total')}[1d])", "{{instance}}")),
+        graph("Alarms", "none", "Nodes that raise it, as alarms of /v1/status says.",
+              (f"sum by (alarm) ({metric('mmapd_alarm')})", "{{alarm}}")),
     ],
     "Watches": [
         graph("Open watches", "none", "limits.watches is the most.", (metric("mmapd_watch_streams"), "{{instance}}")),
@@ -178,6 +180,8 @@ ROWS = {
     "Settings": [
         graph("Settings read again", "none", "In the last hour, on SIGHUP. What failed was not taken over.",
               (per_hour("mmapd_config_reloads_total", "instance, outcome"), "{{outcome}}, {{instance}}")),
+        graph("Age of the process", "s", "Since it was started. Who starts again and again stays young.",
+              (f"time() - {metric('mmapd_process_start_time_seconds')}", "{{instance}}")),
     ],
 }
 

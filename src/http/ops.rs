@@ -1,7 +1,7 @@
 //! What probes, scrapers and people ask of a node.
 
 use axum::extract::Request;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Edge;
@@ -81,7 +81,7 @@ pub(super) async fn readyz(edge: Edge, request: Request) -> Result<Response, Api
 #[utoipa::path(
     get, path = "/metrics", operation_id = "metrics", tag = "operations",
     responses(
-        (status = 200, body = String, content_type = "text/plain", description = "all metrics of this process"),
+        (status = 200, body = String, content_type = "text/plain", description = "all metrics of this process", headers(("Mmapd-Node" = u64, description = "id of the node"))),
         (status = 400, body = Problem, content_type = "application/problem+json", description = "`bad-request`"),
     ),
 )]
@@ -89,7 +89,9 @@ pub(super) async fn scrape(edge: Edge, request: Request) -> Result<Response, Api
     edge.allow(&[Need::all(Verb::Observe)])?;
     Query::parse(request.uri(), &[])?;
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    Ok(([(header::CONTENT_TYPE, kind)], metrics::render()).into_response())
+    // Behind a balancer the reader would not know whose numbers these are.
+    let node = (HeaderName::from_static("mmapd-node"), edge.handle.id().into());
+    Ok(([(header::CONTENT_TYPE, kind), node], metrics::render()).into_response())
 }
 
 /// This description

@@ -19,7 +19,7 @@ use super::{Edge, measured};
 /// What the page may load and ask: its own files, and this node.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
-    frame-ancestors 'none'";
+    frame-ancestors 'none'; require-trusted-types-for 'script'";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 const PAGE: File = File {

@@ -11,13 +11,17 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, OnceLock};
+mod requests;
+
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
+
+pub use requests::HttpSeries;
 
 /// Version of the program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -56,6 +60,20 @@ const COMPACTION_DURATION: &str = "mmapd_db_compaction_duration_seconds";
 const REQUEST_DURATION: &str = "mmapd_http_request_duration_seconds";
 const REQUESTS: &str = "mmapd_http_requests_total";
 
+/// All that `alarms` of `/v1/status` can say; each is a series from the first scrape on.
+pub const ALARMS: [&str; 10] = [
+    "quota",
+    "no-space",
+    "log-damaged",
+    "log-lost",
+    "database-damaged",
+    "database-rebuilding",
+    "disk-damage",
+    "digest-mismatch",
+    "not-a-member",
+    "foreign-member",
+];
+
 const BUCKETS: [(&str, &[f64]); 7] = [
     (COMMIT_LATENCY, &SYNC_SECONDS),
     (ROUND_TRIP, &SYNC_SECONDS),
@@ -66,42 +84,12 @@ const BUCKETS: [(&str, &[f64]); 7] = [
     (REQUEST_DURATION, &REQUEST_SECONDS),
 ];
 
-/// Statuses that get a label of their own; all others are counted as `other`.
-const STATUSES: [(u16, &str); 28] = [
-    (200, "200"),
-    (201, "201"),
-    (204, "204"),
-    (206, "206"),
-    (304, "304"),
-    (307, "307"),
-    (400, "400"),
-    (401, "401"),
-    (403, "403"),
-    (404, "404"),
-    (405, "405"),
-    (406, "406"),
-    (408, "408"),
-    (409, "409"),
-    (410, "410"),
-    (412, "412"),
-    (413, "413"),
-    (414, "414"),
-    (415, "415"),
-    (416, "416"),
-    (421, "421"),
-    (422, "422"),
-    (429, "429"),
-    (431, "431"),
-    (500, "500"),
-    (503, "503"),
-    (504, "504"),
-    (507, "507"),
-];
-
 /// Handles of everything that has no label, or labels known in advance.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the help text in `Metrics::register` is the documentation")]
 pub struct Metrics {
+    pub process_start: Gauge,
+    pub alarms: AlarmMetrics,
     pub elections_started: Counter,
     pub elections_won: Counter,
     pub leader_changes: Counter,
@@ -158,16 +146,6 @@ pub struct PeerMetrics {
     pub messages_dropped: Counter,
 }
 
-/// What is counted of one method on one route. Look it up once with [`http_request`].
-#[derive(Clone, Debug)]
-pub struct HttpSeries {
-    registry: &'static Registry,
-    route: &'static str,
-    method: &'static str,
-    seconds: Histogram,
-    by_status: Arc<[OnceLock<Counter>; STATUSES.len() + 1]>,
-}
-
 #[derive(Debug)]
 struct Registry {
     recorder: PrometheusRecorder,
@@ -198,23 +176,6 @@ pub fn http_request(route: &'static str, method: &'static str) -> HttpSeries {
     registry().http_request(route, method)
 }
 
-impl HttpSeries {
-    /// Counts one answer.
-    pub fn record(&self, status: u16, seconds: f64) {
-        self.counter(status).increment(1);
-        self.seconds.record(seconds);
-    }
-
-    fn counter(&self, status: u16) -> &Counter {
-        let at = STATUSES.iter().position(|(code, _)| *code == status);
-        let label = at.map_or("other", |at| STATUSES[at].1);
-        self.by_status[at.unwrap_or(STATUSES.len())].get_or_init(|| {
-            let labels = [("route", self.route), ("method", self.method), ("status", label)];
-            Declare(&self.registry.recorder).counter(REQUESTS, "Requests answered", &labels)
-        })
-    }
-}
-
 fn registry() -> &'static Registry {
     static REGISTRY: OnceLock<Registry> = OnceLock::new();
     REGISTRY.get_or_init(Registry::new)
@@ -230,18 +191,6 @@ impl Registry {
         let recorder = builder.build_recorder();
         let metrics = Metrics::register(&Declare(&recorder));
         Self { handle: recorder.handle(), recorder, metrics }
-    }
-
-    fn http_request(&'static self, route: &'static str, method: &'static str) -> HttpSeries {
-        let seconds = Declare(&self.recorder).histogram(
-            REQUEST_DURATION,
-            "Time from a request's headers to its answer's",
-            &[("route", route), ("method", method)],
-        );
-        let by_status = Arc::new([const { OnceLock::new() }; STATUSES.len() + 1]);
-        let series = HttpSeries { registry: self, route, method, seconds, by_status };
-        series.counter(200);
-        series
     }
 
     fn peer(&self, id: u64) -> PeerMetrics {
@@ -275,8 +224,6 @@ impl Registry {
 
 impl Metrics {
     fn register(r: &Declare<'_>) -> Self {
-        let build = [("version", VERSION), ("commit", COMMIT)];
-        r.gauge("mmapd_build_info", "Always 1; the labels say what runs", &build).set(1.0);
         let outcome = |outcome| {
             let help = "Writes proposed here, by what the client was told";
             r.counter("mmapd_raft_proposals_total", help, &[("outcome", outcome)])
@@ -285,6 +232,8 @@ impl Metrics {
         let gauge = |name, help| r.gauge(name, help, &[]);
         let histogram = |name, help| r.histogram(name, help, &[]);
         Self {
+            process_start: process(r),
+            alarms: AlarmMetrics::register(r),
             elections_started: counter(
                 "mmapd_raft_elections_started_total",
                 "Elections this node began, counted from the pre-vote on",
@@ -351,6 +300,32 @@ impl Metrics {
     #[must_use]
     pub fn peer(&self, id: u64) -> PeerMetrics {
         registry().peer(id)
+    }
+}
+
+/// What runs, and since when: the caller has the clock.
+fn process(r: &Declare<'_>) -> Gauge {
+    let build = [("version", VERSION), ("commit", COMMIT)];
+    r.gauge("mmapd_build_info", "Always 1; the labels say what runs", &build).set(1.0);
+    let help = "When this process started its node, in seconds since 1970";
+    r.gauge("mmapd_process_start_time_seconds", help, &[])
+}
+
+/// What a node is worried about.
+#[derive(Clone, Debug)]
+pub struct AlarmMetrics([(&'static str, Gauge); ALARMS.len()]);
+
+impl AlarmMetrics {
+    fn register(r: &Declare<'_>) -> Self {
+        let help = "1 while the node raises this alarm (alarms of /v1/status), else 0";
+        Self(ALARMS.map(|alarm| (alarm, r.gauge("mmapd_alarm", help, &[("alarm", alarm)]))))
+    }
+
+    /// These are raised now, and no others.
+    pub fn set(&self, raised: &[&str]) {
+        for (alarm, gauge) in &self.0 {
+            gauge.set(u32::from(raised.contains(alarm)));
+        }
     }
 }
 

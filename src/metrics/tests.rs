@@ -1,7 +1,8 @@
 use super::*;
 
 /// The names promised to operators, with a type each.
-const PROMISED: [(&str, &str); 49] = [
+const PROMISED: [(&str, &str); 51] = [
+    ("mmapd_alarm", "gauge"),
     ("mmapd_build_info", "gauge"),
     ("mmapd_config_reloads_total", "counter"),
     ("mmapd_db_checkpoint_duration_seconds", "histogram"),
@@ -25,6 +26,7 @@ const PROMISED: [(&str, &str); 49] = [
     ("mmapd_mmap_msyncs_total", "counter"),
     ("mmapd_mmap_remaps_total", "counter"),
     ("mmapd_mmap_resident_bytes", "gauge"),
+    ("mmapd_process_start_time_seconds", "gauge"),
     ("mmapd_raft_applied_batches_total", "counter"),
     ("mmapd_raft_applied_entries_total", "counter"),
     ("mmapd_raft_applied_index", "gauge"),
@@ -79,6 +81,26 @@ fn every_promised_name_is_there_from_the_first_scrape_with_help_and_type() {
             "mmapd_http_requests_total{route=\"/first\",method=\"GET\",status=\"200\"} 0\n"
         )
     );
+}
+
+#[test]
+fn every_alarm_is_a_series_that_comes_and_goes() {
+    let registry = fresh();
+    let raised = |text: &str| -> Vec<&str> {
+        ALARMS
+            .into_iter()
+            .filter(|alarm| {
+                let series = format!("mmapd_alarm{{alarm=\"{alarm}\"}} ");
+                let number = text.lines().find_map(|line| line.strip_prefix(&series));
+                number.expect("it is there from the first scrape") == "1"
+            })
+            .collect()
+    };
+    assert!(raised(&registry.handle.render()).is_empty());
+    registry.metrics.alarms.set(&["disk-damage", "no-space"]);
+    assert_eq!(raised(&registry.handle.render()), ["no-space", "disk-damage"]);
+    registry.metrics.alarms.set(&["quota"]);
+    assert_eq!(raised(&registry.handle.render()), ["quota"]);
 }
 
 #[test]

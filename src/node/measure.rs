@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::core::Core;
 use super::handle::{MemberStatus, RoleName, Status};
 use super::work::{Answer, Measured, NotCompacted};
+use crate::config::Config;
 use crate::metrics::{self, Metrics, PeerMetrics};
 use crate::peers::Lost;
 use crate::raft::types::NodeId;
@@ -21,6 +22,7 @@ pub(super) struct Measure {
     peers: PeerSeries,
     cluster_id: String,
     tick: Duration,
+    quota: u64,
     last: Last,
 }
 
@@ -42,6 +44,14 @@ impl PeerSeries {
         let mut series = self.series.write().unwrap_or_else(PoisonError::into_inner);
         series.entry(peer).or_insert_with(|| self.metrics.peer(peer.0));
     }
+
+    /// How many entries each peer lacks. Only a leader knows, and only of members: all others
+    /// count as having everything, or what was once true would be told for ever.
+    fn set_lags(&self, lags: &BTreeMap<NodeId, u64>) {
+        for (peer, series) in &*self.series.read().unwrap_or_else(PoisonError::into_inner) {
+            series.lag_entries.set(metrics::lossy(lags.get(peer).copied().unwrap_or(0)));
+        }
+    }
 }
 
 /// What the last turn looked like, to see changes.
@@ -62,10 +72,12 @@ pub(super) fn role_name(raft: &Raft) -> RoleName {
 }
 
 impl Measure {
-    pub(super) fn new(metrics: &'static Metrics, cluster: u128, tick: Duration) -> Self {
+    pub(super) fn new(metrics: &'static Metrics, cluster: u128, config: &Config) -> Self {
+        metrics.process_start.set(metrics::lossy(super::wall_ms() / 1000));
         let peers = PeerSeries { metrics, series: Arc::default() };
         let cluster_id = format!("{cluster:032x}");
-        Self { metrics, peers, cluster_id, tick, last: Last::default() }
+        let (tick, quota) = (config.raft.tick, config.storage.quota);
+        Self { metrics, peers, cluster_id, tick, quota, last: Last::default() }
     }
 
     pub(super) fn peers(&self) -> PeerSeries {
@@ -145,11 +157,18 @@ impl Measure {
         metrics.db_size_bytes.set(metrics::lossy(core.db().size_bytes()));
         metrics.db_live_bytes.set(metrics::lossy(core.db().live_bytes()));
         let last = raft.last().index.0;
-        for (id, progress) in raft.progress() {
-            if let Some(series) = self.peers.of(id) {
-                series.lag_entries.set(metrics::lossy(last.saturating_sub(progress.matched.0)));
-            }
-        }
+        let lag = |matched: u64| last.saturating_sub(matched);
+        let lags = raft.progress().map(|(id, progress)| (id, lag(progress.matched.0))).collect();
+        self.peers.set_lags(&lags);
+    }
+
+    /// The alarms of the picture, and that of the quota, which the edge adds to it.
+    pub(super) fn alarms(&self, status: &Status) {
+        let full = status.db_live_bytes >= self.quota;
+        let quota = full.then_some("quota");
+        let raised: Vec<_> =
+            quota.into_iter().chain(status.alarms.iter().map(String::as_str)).collect();
+        self.metrics.alarms.set(&raised);
     }
 
     /// A client was answered.
@@ -321,5 +340,52 @@ impl Lost for Losses {
         if let Some(series) = self.peers.of(peer) {
             if sent { &series.messages_sent } else { &series.messages_dropped }.increment(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lag of a peer as a scrape tells it.
+    fn lag(peer: u64) -> String {
+        let series = format!("mmapd_raft_peer_lag_entries{{peer=\"{peer}\"}} ");
+        let text = metrics::render();
+        let number = text.lines().find_map(|line| line.strip_prefix(&series));
+        number.expect("a series of the peer").to_owned()
+    }
+
+    #[test]
+    fn the_lag_of_a_peer_ends_with_leadership_and_with_its_membership() {
+        let peers = PeerSeries { metrics: metrics::install(), series: Arc::default() };
+        // No other test of this process has peers of these names.
+        let [a, b] = [NodeId(7_001), NodeId(7_002)];
+        peers.add(a);
+        peers.add(b);
+        peers.set_lags(&BTreeMap::from([(a, 20_000), (b, 5)]));
+        assert_eq!((lag(a.0), lag(b.0)), ("20000".into(), "5".into()));
+        peers.set_lags(&BTreeMap::from([(b, 6)]));
+        assert_eq!((lag(a.0), lag(b.0)), ("0".into(), "6".into()), "a is no member any more");
+        peers.set_lags(&BTreeMap::new());
+        assert_eq!((lag(a.0), lag(b.0)), ("0".into(), "0".into()), "this node does not lead");
+    }
+
+    /// By reading the sources: a name that nobody declared would be missing from `/metrics`.
+    #[test]
+    fn each_alarm_of_a_node_is_a_metric() {
+        let mut named = vec!["quota"]; // the edge's
+        for (source, before, after) in [
+            (include_str!("core/health.rs"), "let alarms = [", "];"),
+            (include_str!("run.rs"), "status.alarms.push(", ")"),
+        ] {
+            for part in source.split(before).skip(1) {
+                let list = part.split(after).next().unwrap_or_default();
+                named.extend(list.split('"').skip(1).step_by(2));
+            }
+        }
+        named.sort_unstable();
+        let mut declared = metrics::ALARMS.to_vec();
+        declared.sort_unstable();
+        assert_eq!(named, declared);
     }
 }

@@ -111,7 +111,7 @@ impl Node {
         let us = parts.us;
         let (outbox, inbox) = mpsc::channel(INBOX);
         let runtime = tokio::runtime::Handle::current();
-        let measure = Measure::new(metrics, us.cluster, config.raft.tick);
+        let measure = Measure::new(metrics, us.cluster, config);
         let losses = Arc::new(Losses { peers: measure.peers(), inbox: outbox.clone() });
         let peers = Peers::new(us, config, losses, runtime.clone()).map_err(|error| {
             StoreError::io("make the HTTP client of", "peers")(std::io::Error::other(error))

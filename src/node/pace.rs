@@ -23,6 +23,8 @@ pub(super) struct DiskPace {
     log_synced_us: AtomicU64,
     /// A checkpoint waits for room.
     no_space: AtomicBool,
+    /// The log's next segment could not be prepared.
+    no_spare: AtomicBool,
     ending: Mutex<bool>,
     ended: Condvar,
 }
@@ -33,6 +35,7 @@ impl DiskPace {
             start: Instant::now(),
             log_synced_us: AtomicU64::new(0),
             no_space: AtomicBool::new(false),
+            no_spare: AtomicBool::new(false),
             ending: Mutex::new(false),
             ended: Condvar::new(),
         }
@@ -49,9 +52,21 @@ impl DiskPace {
         last > 0 && self.start.elapsed() < Duration::from_micros(last) + BUSY
     }
 
-    /// Does a checkpoint wait for room on the disk?
+    /// Is the disk too full for a checkpoint, or for the log's next segment?
     pub(super) fn no_space(&self) -> bool {
-        self.no_space.load(Ordering::Relaxed)
+        self.no_space.load(Ordering::Relaxed) || self.no_spare.load(Ordering::Relaxed)
+    }
+
+    /// There was room to prepare the log's next segment, or there was none. The log goes on in
+    /// the open one; when that is full and there is still no room, the node ends.
+    pub(super) fn spare(&self, is_made: bool) {
+        if self.no_spare.swap(!is_made, Ordering::Relaxed) == is_made {
+            if is_made {
+                tracing::info!("the disk has room again for the log");
+            } else {
+                tracing::error!("the disk is full: the next segment of the log has no room");
+            }
+        }
     }
 
     /// The node stops: nobody rests or waits any more.
@@ -111,5 +126,20 @@ mod tests {
         assert!(pace.is_ending() && pace.no_space());
         pace.has_room();
         assert!(!pace.no_space(), "the alarm ends");
+    }
+
+    #[test]
+    fn the_alarm_ends_when_all_have_room() {
+        let pace = DiskPace::new();
+        pace.end(); // no wait takes any time
+        pace.spare(true);
+        assert!(!pace.no_space());
+        pace.spare(false);
+        assert!(pace.no_space(), "the log's next segment has no room");
+        pace.wait_for_room();
+        pace.spare(true);
+        assert!(pace.no_space(), "a checkpoint still waits");
+        pace.has_room();
+        assert!(!pace.no_space());
     }
 }

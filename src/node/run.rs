@@ -152,8 +152,9 @@ pub(super) fn start(
         for task in compaction_queue {
             match task {
                 Slow::Spare(job) => {
-                    let done = Mail::Event(Event::SpareMade(job.run()?));
-                    if outbox.blocking_send(done).is_err() {
+                    let done = job.run()?;
+                    pace.spare(done.is_made());
+                    if outbox.blocking_send(Mail::Event(Event::SpareMade(done))).is_err() {
                         break;
                     }
                 }
@@ -346,6 +347,7 @@ impl Turns {
         if self.shell.pace.no_space() {
             status.alarms.push("no-space".to_owned());
         }
+        self.shell.measure.alarms(&status);
         if changed {
             tracing::info!(
                 term = status.term,

@@ -30,6 +30,11 @@ export function isStranger(error) {
   return error instanceof Problem && error.status === 401;
 }
 
+// Is it said that who asks may not?
+export function isForbidden(error) {
+  return error instanceof Problem && error.status === 403;
+}
+
 // fetch, with who asks.
 function send(path, { headers, ...given }) {
   const who = token() === null ? {} : { Authorization: `Bearer ${token()}` };

@@ -1,6 +1,6 @@
 // The dashboard: polls its node once a second, and says so when that does not answer.
 
-import { Unreachable, ask, explain, isStranger, signIn, signOut, token } from "./api.js";
+import { Unreachable, ask, explain, isForbidden, isStranger, signIn, signOut, token } from "./api.js";
 import { Chart } from "./chart.js";
 import * as cluster from "./cluster.js";
 import { announce, ago, button, byId, clock, count, h, perSecond, row, seconds, setText, size, tellTable } from "./dom.js";
@@ -12,6 +12,8 @@ const PERIOD_MS = 1000;
 const TIMEOUT_MS = 4000;
 const BACKOFF_MS = 10_000;
 const MINUTE_MS = 60_000;
+// Rounds in a row whose answers are of different nodes, before the reader hears of it.
+const MIXED_MAX = 3;
 
 const charts = {
   latency: new Chart(byId("chart-latency"), {
@@ -81,25 +83,36 @@ function file(name, scrape, bytes, live) {
   cells[8].classList.toggle("bad", sum("msync_errors_total") > 0);
 }
 
-// Whether the node answers, and what to do when it does not.
-const state = { failures: 0, since: 0, good: 0, node: null, timer: 0, ticker: 0, next: 0 };
+// Whether the node answers, and what to do when it does not. `told`: what the reader was told.
+const state = { failures: 0, mixed: 0, told: "", since: 0, good: 0, node: null, timer: 0, ticker: 0, next: 0 };
+
+// Behind a balancer each answer may be of another node: they make no picture together.
+class Mixed extends Error {}
+
+async function round() {
+  const [[members, status], metrics] = await Promise.all([
+    cluster.poll(TIMEOUT_MS),
+    ask("/metrics", { timeout: TIMEOUT_MS }),
+  ]);
+  const nodes = new Set([members.node, status.id, Number(metrics.response.headers.get("mmapd-node"))]);
+  if (nodes.size > 1) throw new Mixed(`nodes ${[...nodes].join(", ")}`);
+  return { members, status, scrape: new Scrape(metrics.text, Date.now()) };
+}
 
 async function poll() {
   clearTimeout(state.timer);
   const start = Date.now();
   try {
-    const [[members, status], metrics] = await Promise.all([
-      cluster.poll(TIMEOUT_MS),
-      ask("/metrics", { timeout: TIMEOUT_MS }),
-    ]);
+    const { members, status, scrape } = await round();
     found(members.node);
     cluster.show(members, status);
-    draw(new Scrape(metrics.text, Date.now()), status);
+    draw(scrape, status);
     state.good = Date.now();
   } catch (error) {
     // Until somebody signs in there is nothing to ask for.
     if (isStranger(error)) return;
-    lost(error instanceof Unreachable ? `(${error.message})` : explain(error));
+    state.mixed = error instanceof Mixed ? state.mixed + 1 : 0;
+    if (!state.mixed || state.mixed >= MIXED_MAX) lost(error);
   }
   const wait = state.failures ? Math.min(BACKOFF_MS, PERIOD_MS * 2 ** (state.failures - 1)) : PERIOD_MS;
   state.next = state.failures ? Date.now() + wait : start + wait;
@@ -112,35 +125,63 @@ function mark(isOld) {
 }
 
 function found(node) {
+  // What one node counted and what another did have nothing to do with each other.
+  if (state.node !== node) {
+    scrapes = [];
+    for (const chart of Object.values(charts)) chart.clear();
+  }
   state.node = node;
+  state.mixed = 0;
   if (!state.failures) return;
   state.failures = 0;
   clearInterval(state.ticker);
   byId("lost").hidden = true;
   byId("lost").replaceChildren();
   mark(false);
-  announce(`Node ${node} answers again.`);
+  announce(state.told === "silent" ? `Node ${node} answers again.` : `Node ${node} is shown.`);
+  state.told = "";
   keys.again();
 }
 
-function lost(why) {
-  state.failures += 1;
-  if (state.failures > 1) {
-    return;
-  }
-  state.since = Date.now();
-  mark(true);
-  cluster.forget();
+// What keeps the picture from being a new one, in words.
+function trouble(error) {
   const who = state.node === null ? "The node" : `Node ${state.node}`;
-  const seen = state.good ? `What is shown is from ${clock(state.good)}.` : "Nothing was heard of it yet.";
+  if (error instanceof Mixed) {
+    return {
+      kind: "mixed", title: "Different nodes answer", since: "For",
+      why: ` (${error.message}): a balancer spreads what this page asks. Open the page of one node, or let the balancer keep a browser at one.`,
+    };
+  }
+  if (isForbidden(error)) {
+    const asker = token() === null ? "Who has no token" : "This token";
+    return {
+      kind: "forbidden", title: `${asker} may not see the cluster`, since: "For",
+      why: ": members, load and files need the right observe. Keys and watches work as far as it has rights.",
+    };
+  }
+  const why = error instanceof Unreachable ? ` (${error.message}).` : ` ${explain(error)}`;
+  return { kind: "silent", title: `${who} does not answer`, why, since: "Silent for" };
+}
+
+function lost(error) {
+  const { kind, title, why, since } = trouble(error);
+  state.failures += 1;
+  if (state.told === kind) return;
+  state.told = kind;
+  state.since = Date.now();
+  mark(state.good > 0);
+  cluster.forget();
+  const unheard = kind === "silent" ? "Nothing was heard of it yet." : "";
+  const seen = state.good ? `What is shown is from ${clock(state.good)}.` : unheard;
   // Only this is read out; the count of seconds is not.
   const count = h("span", { "aria-hidden": "true" });
-  const again = button("Try now", poll);
-  byId("lost").replaceChildren(h("strong", {}, `${who} does not answer`), ` ${why}. ${seen} `, count, " ", again);
+  const ways = [button("Try now", poll)];
+  if (kind === "forbidden") ways.push(" ", button("Use another token", askWho));
+  byId("lost").replaceChildren(h("strong", {}, title), `${why} ${seen} `, count, " ", ...ways);
   byId("lost").hidden = false;
   const tick = () => {
     const left = Math.max(0, Math.ceil((state.next - Date.now()) / 1000));
-    setText(count, `Silent for ${ago(Date.now() - state.since)}; trying ${left ? `again in ${left} s` : "now"}.`);
+    setText(count, `${since} ${ago(Date.now() - state.since)}; trying ${left ? `again in ${left} s` : "now"}.`);
   };
   clearInterval(state.ticker);
   state.ticker = setInterval(tick, 500);
@@ -153,6 +194,10 @@ function stranger() {
   if (!byId("sign-in").hidden) return;
   setText(byId("sign-in-state"), token() === null ? "" : "The node does not know this token, or not any more.");
   signOut();
+  askWho();
+}
+
+function askWho() {
   byId("sign-in").hidden = false;
   byId("token").focus();
 }
@@ -170,6 +215,8 @@ byId("sign-in").addEventListener("submit", (event) => {
   known();
   mark(false);
   announce("Signed in.");
+  // Somebody else asks: what holds for them is to be told, even if it is the same.
+  state.told = "";
   poll();
   keys.again();
   watch.again();

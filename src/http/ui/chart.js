@@ -35,6 +35,12 @@ export class Chart {
     this.draw();
   }
 
+  // What comes next is of something else.
+  clear() {
+    this.points = [];
+    this.draw();
+  }
+
   draw() {
     const width = Math.round(this.picture.getBoundingClientRect().width);
     if (!width) return;

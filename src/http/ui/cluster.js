@@ -163,7 +163,7 @@ async function transfer(id) {
   }
 }
 
-// The node is silent: whether it is well nobody knows.
+// Nothing is heard of the node: whether it is well nobody knows.
 export function forget() {
   setText(facts.health, "not known");
   facts.health.classList.remove("good", "bad");

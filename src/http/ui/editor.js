@@ -30,6 +30,8 @@ export class Editor {
     this.base = item?.mod_revision ?? null;
     this.bytes = item ? valueOf(item) : new Uint8Array();
     this.busy = false;
+    // What was sent of which nobody knows whether it was written.
+    this.unsure = new Set();
     this.as = h("select", { id: "edit-as" }, ...options("text", "hex", "base64"));
     this.as.value = this.shown = isPlain(this.bytes) ? "text" : "hex";
     this.area = h("textarea", { id: "edit-value", rows: 10, spellcheck: "false", value: text(this.bytes, this.as.value) });
@@ -118,11 +120,12 @@ export class Editor {
     this.busy = true;
     this.save.disabled = true;
     this.say("Saving.");
+    const sent = this.state();
     try {
       await ask(this.target(key), { method: "PUT", body: value, headers: this.headers(), timeout: 30_000 });
       this.saved(key);
     } catch (error) {
-      await this.failed(error, key, value);
+      await this.failed(error, key, value, sent);
     } finally {
       this.busy = false;
       this.save.disabled = false;
@@ -142,18 +145,20 @@ export class Editor {
     return headers;
   }
 
-  async failed(error, key, value) {
+  async failed(error, key, value, sent) {
     if (error instanceof Problem && error.status === 412) {
-      await this.compare(key, value);
+      await this.compare(key, value, this.unsure.has(sent));
     } else if (isUnknown(error)) {
+      this.unsure.add(sent);
       this.say(`It is not known whether it was saved. ${explain(error)} Save again: it cannot happen twice.`);
     } else {
       this.say(`Not saved. ${explain(error)}`);
     }
   }
 
-  // Somebody was faster, or we were and did not hear of it.
-  async compare(key, value) {
+  // Somebody was faster, or we were (`unsure`) and did not hear of it. Who never sent this before
+  // did not write it, even if it is the same: it may have another time to live, or lease.
+  async compare(key, value, unsure) {
     let now = null;
     try {
       now = await getKey(key);
@@ -163,7 +168,7 @@ export class Editor {
         return;
       }
     }
-    if (now && same(valueOf(now), value) && now.content_type === this.type.value.trim()) {
+    if (unsure && now && same(valueOf(now), value) && now.content_type === this.type.value.trim()) {
       this.saved(key);
       return;
     }
@@ -208,6 +213,8 @@ export class Editor {
   rebase(now) {
     this.base = now?.mod_revision ?? null;
     this.item = now;
+    // What was sent before asked for an older version, and can replace nothing any more.
+    this.unsure.clear();
     this.conflict.hidden = true;
     this.conflict.replaceChildren();
   }
