@@ -14,7 +14,8 @@ use mmapd::client::{Client, Error, Role};
 use process::{Cluster, Node, wait};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustix::process::Signal;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -101,18 +102,18 @@ fn trusting(authority: &Authority) -> rustls::ClientConfig {
 }
 
 /// The same, showing a certificate of its own.
-fn showing(
-    trusted: &Authority,
-    (cert, key): &(String, String),
-    dir: &Path,
-) -> rustls::ClientConfig {
-    write(dir, &(cert.clone(), key.clone()), Some(&trusted.pem()));
-    let files = mmapd::tls::Files {
-        cert: dir.join("cert.pem"),
-        key: dir.join("key.pem"),
-        ca: Some(dir.join("ca.pem")),
-    };
-    mmapd::tls::Material::read(&files).expect("it fits").client()
+fn showing(trusted: &Authority, (cert, key): &(String, String)) -> rustls::ClientConfig {
+    let chain = CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.0.der().clone()).expect("an authority");
+    // Not as a node does it, which would not show a certificate that is good for nothing.
+    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("they are sound")
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain.expect("a certificate"), key)
+        .expect("they fit")
 }
 
 #[test]
@@ -142,7 +143,6 @@ fn nodes_know_each_other_by_their_certificates() {
         assert!(plain.build().expect("a URL").get("k").await.is_err());
     });
 
-    let dir = tempfile::tempdir().expect("a directory");
     let addr = cluster.nodes[0].addr;
     let status = runtime.block_on(async { client.status().await }).expect("it answers");
     let vote = "POST /v1/raft/vote HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n\0\0\0\0";
@@ -151,13 +151,13 @@ fn nodes_know_each_other_by_their_certificates() {
         let (_, answer) = ask(addr, trusting(&authority), vote).await.expect("an answer");
         assert_eq!(answer, "HTTP/1.1 401 Una");
         // With one of another authority it is nobody.
-        let theirs = showing(&authority, &other.sign("node 2"), dir.path());
+        let theirs = showing(&authority, &other.sign("node 2"));
         assert!(ask(addr, theirs, vote).await.is_err());
         // With one of ours that is over it is nobody, too.
-        let over = showing(&authority, &authority.sign_until("node 2", 2020), dir.path());
+        let over = showing(&authority, &authority.sign_until("node 2", 2020));
         assert!(ask(addr, over, vote).await.is_err());
         // With one of ours it is let in, and told that this is no message.
-        let ours = showing(&authority, &authority.sign("node 4"), dir.path());
+        let ours = showing(&authority, &authority.sign("node 4"));
         let (_, answer) = ask(addr, ours, vote).await.expect("an answer");
         assert_eq!(answer, "HTTP/1.1 400 Bad");
     });
@@ -234,6 +234,18 @@ fn certificates_are_replaced_while_the_cluster_works() {
         node.signal(Signal::HUP);
         wait("it complains", || node.log_tail().contains("left alone").then_some(()));
         assert_eq!(shown(node), now);
+        // Nor does one that the others would not take.
+        let other = Authority::new("theirs");
+        for (count, pair) in
+            (2..).zip([other.sign("tomorrow"), authority.sign_until("tomorrow", 2020)])
+        {
+            write(&node.dir, &pair, None);
+            node.signal(Signal::HUP);
+            let refused = || node.log_tail().matches("left alone").count() == count;
+            wait("it complains again", || refused().then_some(()));
+            assert!(node.log_tail().contains("is not accepted"), "{}", node.log_tail());
+            assert_eq!(shown(node), now);
+        }
     }
     runtime.block_on(async {
         for node in &cluster.nodes {
@@ -260,13 +272,26 @@ fn files_that_do_not_fit_are_refused_at_the_start() {
     write(dir.path(), &(cert.clone(), key), Some(&authority.pem()));
     fs::write(dir.path().join("other.pem"), authority.sign("other").1).expect("a file");
     fs::write(dir.path().join("empty.pem"), "").expect("a file");
+    let pair_in = |name: &str, (cert, key): (String, String)| {
+        fs::write(dir.path().join(format!("{name}.pem")), cert).expect("a file");
+        fs::write(dir.path().join(format!("{name}-key.pem")), key).expect("a file");
+    };
+    pair_in("theirs", Authority::new("theirs").sign("node 1"));
+    pair_in("over", authority.sign_until("node 1", 2020));
+    pair_in("lone", authority.sign("node 1"));
     let pair = "[tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\n";
+    let with = |name: &str, ca: &str| {
+        format!("[tls]\ncert = \"{name}.pem\"\nkey = \"{name}-key.pem\"\n{ca}")
+    };
     for (text, why) in [
         ("[tls]\ncert = \"cert.pem\"\n", "set both"),
         ("[tls]\nca = \"ca.pem\"\n", "set tls.cert"),
         ("[tls]\ncert = \"cert.pem\"\nkey = \"other.pem\"\n", "does not fit"),
         ("[tls]\ncert = \"none.pem\"\nkey = \"key.pem\"\n", "none.pem: cannot be read"),
         ("[tls]\ncert = \"empty.pem\"\nkey = \"key.pem\"\n", "holds no certificate"),
+        (&with("theirs", "ca = \"ca.pem\"\n"), "is not accepted by ca.pem"),
+        (&with("over", "ca = \"ca.pem\"\n"), "is not accepted by ca.pem"),
+        (&with("over", ""), "is not accepted"),
         (&format!("{pair}[node]\nadvertise = \"http://127.0.0.1:3001\"\n"), "https://"),
         (
             &format!(
@@ -281,5 +306,7 @@ fn files_that_do_not_fit_are_refused_at_the_start() {
         assert!(text_of.contains(why), "{text}: {text_of}");
     }
     assert_eq!(check(pair).0, Some(0));
+    assert_eq!(check(&with("lone", "")).0, Some(0), "clients know its authority");
     assert_eq!(check(&format!("{pair}ca = \"ca.pem\"\n")).0, Some(0));
 }
+
