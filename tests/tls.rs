@@ -247,6 +247,14 @@ fn certificates_are_replaced_while_the_cluster_works() {
             assert_eq!(shown(node), now);
         }
     }
+    // Whether there is TLS is a matter of the start.
+    let node = &cluster.nodes[0];
+    let file = node.dir.join("node.toml");
+    let text = fs::read_to_string(&file).expect("a file").replace("https://", "http://");
+    let (without, _) = text.split_once("\n[tls]").expect("it is the last");
+    fs::write(&file, without).expect("a file");
+    node.signal(Signal::HUP);
+    wait("it says why", || node.log_tail().contains("this process speaks TLS").then_some(()));
     runtime.block_on(async {
         for node in &cluster.nodes {
             alone(node, &authority).put("k", "w").await.expect("they still talk");

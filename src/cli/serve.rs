@@ -7,7 +7,8 @@
 //! accepted any more, requests in flight finish - all of it within `http.drain_timeout` -
 //! and files are synced. A second signal ends the process at once; that is safe, like any
 //! crash. SIGHUP reads the settings again and takes over `log.level`, tokens, peer
-//! secrets and certificates, and drops a log filter that an operator had set.
+//! secrets and certificates, and drops a log filter that an operator had set; unless they would
+//! turn TLS on or off, or leave an address that others reach unguarded.
 
 use std::time::Duration;
 
@@ -177,7 +178,8 @@ impl Signals {
 /// nothing.
 fn reload(sources: &Sources, audit: Option<&Audit>, config: &Config) {
     let reloads = &metrics::install().config_reloads;
-    match load(sources) {
+    let loaded = load(sources);
+    match loaded.and_then(|loaded| loaded.may_replace(config).map(|()| loaded)) {
         Ok(loaded) => {
             let level = loaded.config.log.level;
             config.logs.configure(level.filter());

@@ -411,6 +411,17 @@ impl Config {
         self.cluster.peers.iter().map(|peer| (peer.id, peer.url.clone())).collect()
     }
 
+    /// Do tokens say who a client is, and a secret or certificates who is a node?
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        !self.auth.tokens.as_os_str().is_empty() && self.knows_nodes()
+    }
+
+    /// Does a secret say who is a node, or do certificates?
+    fn knows_nodes(&self) -> bool {
+        [&self.auth.peer_secret, &self.tls.ca].iter().any(|path| !path.as_os_str().is_empty())
+    }
+
     /// Takes note of the port that the system chose when `node.listen` asked for port 0.
     pub fn bound_to(&mut self, address: SocketAddr) {
         let scheme = self.tls.scheme();
