@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::audit::Audit;
 use super::exit::{Exit, Fatal};
 use super::notify::notify;
+use super::private;
 use crate::config::{Config, Sources, load};
 use crate::metrics;
 use crate::node::Node;
@@ -46,6 +47,8 @@ async fn run(mut config: Config, sources: &Sources, audit: Option<&Audit>) -> Re
     let mut signals = Signals::new()?;
     let listener = bind(&mut config).await?;
     let numbers = metrics::install();
+    private::warn_of_readable(&config);
+    private::close_folders(&config);
     // Its certificates and tokens are those that everybody uses.
     let shared = config.clone();
     tokio::spawn(keep_up());
@@ -188,6 +191,7 @@ fn reload(sources: &Sources, audit: Option<&Audit>, config: &Config) {
             }
             config.access.follow(&loaded.config.access);
             config.certificates.follow(&loaded.config.certificates);
+            private::warn_of_readable(&loaded.config);
             reloads.done.increment(1);
             tracing::info!(
                 level = level.as_str(),
