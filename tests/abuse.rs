@@ -359,6 +359,68 @@ fn bodies_in_flight_have_a_limit_of_bytes_that_announcing_does_not_fill() {
     drop(silent);
 }
 
+#[test]
+fn who_takes_nothing_of_an_answer_loses_the_connection() {
+    let tuning = "[limits]\nin_flight = 1\n[http]\nwrite_timeout = \"1s\"\nidle_timeout = \"5m\"\n";
+    let cluster = Cluster::start(1, tuning);
+    let node = &cluster.nodes[0];
+    let value = vec![b'x'; 8 << 20];
+    assert_eq!(node.client().put("k", &value).expect("an answer").status, 201);
+    let get = "GET /v1/keys/k HTTP/1.1\r\nHost: x\r\n\r\n";
+    let begin = || {
+        let mut stream = connect(node.addr);
+        stream.write_all(get.as_bytes()).expect("it listens");
+        let mut begun = [0; 12];
+        stream.read_exact(&mut begun).expect("an answer");
+        assert_eq!(&begun, b"HTTP/1.1 200");
+        stream
+    };
+    let is = |status| (node.client().read("none").ok()?.status == status).then_some(());
+    let mut stalled = begin();
+    wait("it keeps its place until it has its answer", || is(429));
+    wait("it is cut off", || is(404));
+    let mut taken = Vec::new();
+    let end = stalled.read_to_end(&mut taken);
+    assert!(taken.len() < value.len(), "all {} bytes came: {end:?}", taken.len());
+    // Who is slow and takes something now and then is served.
+    let mut slow = begin();
+    let (mut read, mut piece, start) = (0, vec![0; 512 << 10], Instant::now());
+    while read < value.len() {
+        read += slow.read(&mut piece).expect("it goes on");
+        if start.elapsed() < Duration::from_secs(3) {
+            process::stays(Duration::from_millis(300), "slow", || true);
+        }
+    }
+    assert!(start.elapsed() > Duration::from_secs(1), "nothing was slow: {:?}", start.elapsed());
+}
+
+#[test]
+fn an_answer_that_is_made_and_not_taken_is_given_up_too() {
+    let tuning = "[limits]\nconnections = 1\n\
+                  [http]\nwrite_timeout = \"1s\"\nidle_timeout = \"5m\"\nheader_timeout = \"5m\"\n";
+    let cluster = Cluster::start(1, tuning);
+    let node = &cluster.nodes[0];
+    let is = |status| (node.client().read("k").ok()?.status == status).then_some(());
+    wait("a write", || {
+        (node.client().put("k", vec![b'x'; 60_000]).ok()?.status / 100 == 2).then_some(())
+    });
+    // Short values are copied, so the answers are made long before they are sent.
+    let gets = "GET /v1/keys/k HTTP/1.1\r\nHost: x\r\n\r\n".repeat(300);
+    let mut stalled = wait("the one place", || {
+        let mut stream = connect(node.addr);
+        stream.write_all(gets.as_bytes()).ok()?;
+        stream.peek(&mut [0; 12]).ok()?;
+        let mut begun = [0; 12];
+        stream.read_exact(&mut begun).ok()?;
+        (&begun == b"HTTP/1.1 200").then_some(stream)
+    });
+    wait("its place is taken", || is(429));
+    wait("its place is free", || is(200));
+    let mut rest = Vec::new();
+    let end = stalled.read_to_end(&mut rest);
+    assert!(rest.len() < 300 * 60_000, "all came: {end:?}");
+}
+
 /// xorshift64*.
 struct Random(u64);
 

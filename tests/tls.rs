@@ -318,3 +318,84 @@ fn files_that_do_not_fit_are_refused_at_the_start() {
     assert_eq!(check(&format!("{pair}ca = \"ca.pem\"\n")).0, Some(0));
 }
 
+/// A connection over TLS, and the beginning of a request.
+async fn begin(
+    addr: SocketAddr,
+    authority: &Authority,
+    request: &str,
+) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let stream = TcpStream::connect(addr).await.expect("it listens");
+    let connector = TlsConnector::from(Arc::new(trusting(authority)));
+    let mut stream = connector.connect(addr.ip().into(), stream).await.expect("a handshake");
+    stream.write_all(request.as_bytes()).await.expect("it is read");
+    stream
+}
+
+#[test]
+fn who_takes_nothing_of_an_answer_loses_the_connection() {
+    let authority = Authority::new("ours");
+    let mut cluster = Cluster::new(1, "[limits]\nin_flight = 1\n[http]\nwrite_timeout = \"1s\"\n");
+    secure(&cluster.nodes[0], &authority);
+    cluster.nodes[0].spawn();
+    let (runtime, addr) = (runtime(), cluster.nodes[0].addr);
+    let builder = Client::builder([format!("https://{addr}")]).attempts(1);
+    let client = builder.authority(authority.pem().as_bytes()).expect("an authority");
+    let client = client.build().expect("a URL");
+    let value = vec![b'x'; 8 << 20];
+    wait("it serves", || runtime.block_on(async { client.put("k", value.clone()).await }).ok());
+    let get = "GET /v1/keys/k HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut stalled = runtime.block_on(begin(addr, &authority, get));
+    let mut begun = [0; 12];
+    runtime.block_on(stalled.read_exact(&mut begun)).expect("an answer");
+    assert_eq!(&begun, b"HTTP/1.1 200");
+    let exists = || runtime.block_on(async { client.get("none").await });
+    wait("the one place is taken", || exists().is_err().then_some(()));
+    wait("it is free again", || exists().ok());
+    let mut taken = Vec::new();
+    let end = runtime.block_on(stalled.read_to_end(&mut taken));
+    assert!(taken.len() < value.len(), "all {} bytes came: {end:?}", taken.len());
+}
+
+#[test]
+fn who_waits_for_a_lock_and_leaves_gives_up_the_place() {
+    let authority = Authority::new("ours");
+    let mut cluster = Cluster::new(1, "");
+    secure(&cluster.nodes[0], &authority);
+    cluster.nodes[0].spawn();
+    let (runtime, addr) = (runtime(), cluster.nodes[0].addr);
+    let client = alone(&cluster.nodes[0], &authority);
+    wait("it serves", || runtime.block_on(async { client.put("k", "v").await }).ok());
+    let take = |wait: &str| {
+        let body = format!("{{\"ttl\":\"1h\"{wait}}}");
+        format!(
+            "POST /v1/locks/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let queue = || {
+        let info = runtime.block_on(async { client.lock_info("jobs").await });
+        info.ok().flatten().map(|info| info.queue)
+    };
+    let _holder = runtime.block_on(begin(addr, &authority, &take("")));
+    wait("it is held", || (queue() == Some(0)).then_some(()));
+    let mut waiter = runtime.block_on(begin(addr, &authority, &take(",\"wait\":\"1m\"")));
+    wait("it is waited for", || (queue() == Some(1)).then_some(()));
+    runtime.block_on(waiter.shutdown()).expect("it is open");
+    wait("nobody waits", || (queue() == Some(0)).then_some(()));
+    // What else was sent meanwhile is not lost.
+    let mut other = runtime.block_on(begin(addr, &authority, &take(",\"wait\":\"2s\"")));
+    wait("it is waited for", || (queue() == Some(1)).then_some(()));
+    let more = format!("GET /livez HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(200));
+    let answers = runtime.block_on(async {
+        other.write_all(more.as_bytes()).await.expect("it is open");
+        let mut text = String::new();
+        while text.matches("HTTP/1.1 ").count() < 2 {
+            let mut bytes = [0; 4096];
+            let count = other.read(&mut bytes).await.expect("it goes on");
+            assert!(count > 0, "it ended: {text}");
+            text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+        text
+    });
+    assert!(answers.contains("HTTP/1.1 409") && answers.contains("HTTP/1.1 200"), "{answers}");
+}

@@ -388,6 +388,7 @@ fn check_limits(loaded: &Loaded) -> Result<(), ConfigError> {
     time(loaded, "limits.max_timeout", limits.max_timeout)?;
     time(loaded, "http.header_timeout", http.header_timeout)?;
     time(loaded, "http.body_timeout", http.body_timeout)?;
+    time(loaded, "http.write_timeout", http.write_timeout)?;
     time(loaded, "http.idle_timeout", http.idle_timeout)?;
     time(loaded, "http.drain_timeout", http.drain_timeout)?;
     rule(loaded, http.workers <= 1024, &["http.workers"], || {

@@ -283,6 +283,9 @@ pub struct Http {
     /// A request's body must have arrived by then.
     #[serde(with = "units::duration")]
     pub body_timeout: Duration,
+    /// A client that takes nothing of its answer for so long is cut off.
+    #[serde(with = "units::duration")]
+    pub write_timeout: Duration,
     /// A connection without requests is closed after this.
     #[serde(with = "units::duration")]
     pub idle_timeout: Duration,
@@ -511,6 +514,7 @@ impl Default for Http {
         Self {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_mins(1),
             drain_timeout: Duration::from_secs(10),
             workers: 0,

@@ -25,6 +25,7 @@ use super::batch_line::{BatchAnswer, BatchLine, read, weight};
 use super::error::{ApiError, Problem};
 use super::extract::{BODY_RATE, Query};
 use super::lines::{NDJSON, write_line};
+use super::poll::Place;
 use super::propose::fence;
 use super::pull::{self, Step};
 use crate::machine::{Applied, Command, Write};
@@ -98,6 +99,7 @@ pub(super) async fn batch(edge: Edge, request: Request) -> Result<Response, ApiE
     };
     // Nothing is answered before something came: who waits to be told to go on is told.
     input.fill().await?;
+    Place::free(&head.extensions);
     let headers = head.headers;
     let held = None;
     let batch = Batch { edge, headers, query, input, held, lines: 0, applied: 0, done: None };

@@ -369,8 +369,10 @@ async fn admit(State(edge): State<Edge>, mut request: Request, next: Next) -> Re
         Ok(permit) => {
             let place = Place::new(permit);
             request.extensions_mut().insert(place.clone());
-            let response = next.run(request).await;
-            place.give_away();
+            let mut response = next.run(request).await;
+            // Until the client has the answer, unless the route gave it away: what has no end,
+            // or is made as it is taken, must not keep others out.
+            response.extensions_mut().insert(place);
             response
         }
         Err(_) if edge.handle.is_draining() => {

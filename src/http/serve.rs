@@ -20,6 +20,7 @@ use tower::ServiceExt;
 use super::access::{IsNode, Remote};
 use super::pace::{Answer, InProgress, Paced, Progress};
 use super::places::{Addresses, Places};
+use super::poll::Place;
 use super::stream::Stream;
 use super::{Edge, probes, router};
 use crate::config::Config;
@@ -150,13 +151,14 @@ async fn answer(
     request.extensions_mut().insert(progress.caller());
     let mut response = router.oneshot(request).await?;
     let status = response.status();
+    let place = response.extensions_mut().remove::<Place>();
     if let Some(patience) = response.extensions_mut().remove() {
         progress.must_be_taken(patience);
     }
     if has_body && (status.is_client_error() || status.is_server_error()) {
         progress.leaves_body();
     }
-    Ok(response.map(|body| Answer::new(body, progress)))
+    Ok(response.map(|body| Answer::new(body, progress, place)))
 }
 
 /// hyper wants at least 8 KiB.

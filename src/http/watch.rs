@@ -31,6 +31,7 @@ use super::envelope::Encoding;
 use super::error::{ApiError, Problem};
 use super::extract::{self, Query};
 use super::pace::Patience;
+use super::poll::Place as InFlight;
 use super::told::tell_late;
 use crate::logs::Trace;
 use crate::machine::{Change, Gone, KEY_MAX, Kind, OwnedRecord, Reason};
@@ -297,6 +298,7 @@ pub(super) async fn watch(edge: Edge, request: Request) -> Result<Response, ApiE
     let settings = &edge.config.watch;
     let stream =
         Stream::new(place.watch(selectors, position), told, settings.progress, edge.handle.trace());
+    InFlight::free(request.extensions());
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
