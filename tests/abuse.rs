@@ -421,6 +421,24 @@ fn an_answer_that_is_made_and_not_taken_is_given_up_too() {
     assert!(rest.len() < 300 * 60_000, "all came: {end:?}");
 }
 
+#[test]
+fn nodes_and_probes_are_let_in_when_clients_have_taken_all_places() {
+    let cluster = Cluster::start(1, "[limits]\nconnections = 1\n");
+    let node = &cluster.nodes[0];
+    let kept = wait("the one place", || {
+        let mut client = node.client();
+        (client.read("k").ok()?.status == 404).then_some(client)
+    });
+    let ask = |request: &str| talk(node.addr, request.as_bytes());
+    let get = |path: &str| ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    assert_eq!(status(&get("/v1/keys/k")), 429);
+    assert_eq!(status(&get("/livez")), 200);
+    let vote = "POST /v1/raft/vote HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n\0\0\0\0";
+    let answer = ask(vote);
+    assert_eq!(status(&answer), 400, "it is read, and is no message: {answer}");
+    drop(kept);
+}
+
 /// xorshift64*.
 struct Random(u64);
 

@@ -261,11 +261,6 @@ fn router(edge: Edge) -> Router {
             "/v1/cluster/members/{id}",
             measured("/v1/cluster/members/{id}", patch(members::set).delete(members::remove)),
         )
-        .route("/v1/raft/append", measured("/v1/raft/append", post(raft::append)))
-        .route("/v1/raft/vote", measured("/v1/raft/vote", post(raft::vote)))
-        .route("/v1/raft/snapshot", measured("/v1/raft/snapshot", post(raft::snapshot)))
-        .route("/v1/raft/propose", measured("/v1/raft/propose", post(raft::propose)))
-        .route("/v1/raft/handover", measured("/v1/raft/handover", post(raft::handover)))
         .route("/v1/backup", measured("/v1/backup", get(backup::backup)))
         .route("/openapi.json", measured("/openapi.json", get(ops::description)))
         .route("/ui", measured("/ui", get(ui::page)))
@@ -273,6 +268,7 @@ fn router(edge: Edge) -> Router {
         .route("/status", measured("/status", get(legacy::status)));
     data.merge(rest)
         .merge(probe_routes())
+        .merge(peer_routes())
         .merge(admin_routes())
         .merge(ui::slash())
         .merge(docs(&edge))
@@ -289,6 +285,15 @@ fn admin_routes() -> Router<Edge> {
         .route("/v1/admin/log", measured("/v1/admin/log", get(logs::look).put(logs::set)))
 }
 
+fn peer_routes() -> Router<Edge> {
+    Router::new()
+        .route("/v1/raft/append", measured("/v1/raft/append", post(raft::append)))
+        .route("/v1/raft/vote", measured("/v1/raft/vote", post(raft::vote)))
+        .route("/v1/raft/snapshot", measured("/v1/raft/snapshot", post(raft::snapshot)))
+        .route("/v1/raft/propose", measured("/v1/raft/propose", post(raft::propose)))
+        .route("/v1/raft/handover", measured("/v1/raft/handover", post(raft::handover)))
+}
+
 fn probe_routes() -> Router<Edge> {
     Router::new()
         .route("/livez", measured("/livez", get(ops::livez)))
@@ -296,10 +301,11 @@ fn probe_routes() -> Router<Edge> {
         .route("/metrics", measured("/metrics", get(ops::scrape)))
 }
 
-/// What is answered on the connections beyond the limit: how the node is, and to everybody
-/// else that there are too many. Each of them is used once.
-fn probes(edge: Edge) -> Router {
+/// What is answered on the connections beyond the limit: how the node is, what nodes say to each
+/// other, and to everybody else that there are too many. Each of them is used once.
+fn few(edge: Edge) -> Router {
     probe_routes()
+        .merge(peer_routes())
         .fallback(async || ApiError::Overloaded)
         .layer(from_fn_with_state(edge.clone(), finish))
         .layer(map_response(async |mut response: Response| {
