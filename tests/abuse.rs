@@ -360,6 +360,63 @@ fn bodies_in_flight_have_a_limit_of_bytes_that_announcing_does_not_fill() {
 }
 
 #[test]
+fn a_batch_counts_what_it_has_not_written() {
+    let tuning = "[limits]\nvalue = \"1MiB\"\ntxn_bytes = \"1MiB\"\nin_flight_bytes = \"1MiB\"\n";
+    let cluster = Cluster::start(1, tuning);
+    let node = &cluster.nodes[0];
+    let head = "POST /v1/batch HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n";
+    let begin = |bytes: usize| {
+        let mut stream = connect(node.addr);
+        stream.write_all(head.as_bytes()).expect("it listens");
+        stream.write_all(&vec![b' '; bytes]).expect("it is read");
+        stream
+    };
+    // No line of it has an end.
+    let batch = begin(1_000_000);
+    let refused = || {
+        let reply = node.client().put("other", vec![b'y'; 100_000]).ok()?;
+        (reply.status == 429).then_some(())
+    };
+    wait("what it holds counts", refused);
+    drop(batch);
+    let taken = || {
+        let reply = node.client().put("other", vec![b'y'; 100_000]).ok()?;
+        (reply.status / 100 == 2).then_some(())
+    };
+    wait("it is given back", taken);
+    // More than there may be ends the batch. It may be refused before all is sent.
+    let mut large = connect(node.addr);
+    large.write_all(head.as_bytes()).expect("it listens");
+    let _ = large.write_all(&vec![b' '; 1_500_000]);
+    let mut answer = String::new();
+    while !answer.contains("\"end\":true") && !answer.contains("HTTP/1.1 429") {
+        let mut bytes = [0; 4096];
+        let count = large.read(&mut bytes).expect("an answer");
+        assert!(count > 0, "it ended: {answer}");
+        answer.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    assert!(answer.contains("overloaded"), "{answer}");
+    wait("it is given back again", taken);
+    // What is written is not held any longer: in all it may be any amount.
+    let mut line = format!("{{\"put\":{{\"key\":\"a\",\"value\":\"{}\"}}}}", "x".repeat(299_000));
+    line.push_str(&" ".repeat(299_999 - line.len()));
+    line.push('\n');
+    let mut many = connect(node.addr);
+    many.write_all(head.as_bytes()).expect("it listens");
+    for _ in 0..10 {
+        many.write_all(line.as_bytes()).expect("it is read");
+    }
+    let mut answer = String::new();
+    while !answer.contains("\"end\":true") {
+        let mut bytes = [0; 4096];
+        let count = many.read(&mut bytes).expect("an answer");
+        assert!(count > 0, "it ended: {answer}");
+        answer.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    assert!(answer.contains("{\"end\":true,\"lines\":10,\"applied\":10}"), "{answer}");
+}
+
+#[test]
 fn who_takes_nothing_of_an_answer_loses_the_connection() {
     let tuning = "[limits]\nin_flight = 1\n[http]\nwrite_timeout = \"1s\"\nidle_timeout = \"5m\"\n";
     let cluster = Cluster::start(1, tuning);

@@ -181,6 +181,7 @@ fn shown(ms: u64) -> String {
 pub(super) async fn make(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
+    edge.may(&[Need::all(Verb::Lease)])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
@@ -226,10 +227,10 @@ pub(super) async fn list(edge: Edge, request: Request) -> Result<Response, ApiEr
     let query = Query::parse(uri, &known)?;
     let limit = edge.page_limit(&query)?;
     let after = query.number("after")?.unwrap_or(0);
+    edge.allow(&[Need::all(Verb::Lease)])?;
     if let Some(elsewhere) = edge.redirect(&query, uri)? {
         return Ok(elsewhere);
     }
-    edge.allow(&[Need::all(Verb::Lease)])?;
     let view = edge.view(&query).await?;
     let mut found = view.leases(after, limit + 1)?;
     let more = found.len() > limit;
@@ -269,10 +270,10 @@ pub(super) async fn look(
     let known = ["keys", "consistency", "min_revision", "timeout", "redirect"];
     let query = Query::parse(uri, &known)?;
     let (id, with_keys) = (path_id(&id)?, query.flag("keys")?);
+    edge.allow(&[Need::all(Verb::Lease)])?;
     if let Some(elsewhere) = edge.redirect(&query, uri)? {
         return Ok(elsewhere);
     }
-    edge.allow(&[Need::all(Verb::Lease)])?;
     let view = edge.view(&query).await?;
     let Some(lease) = view.lease(id)? else { return Err(no_lease(id)) };
     let mut info = LeaseInfo::new(&view, &lease);
@@ -320,6 +321,7 @@ pub(super) async fn keep_one(
     let (head, _) = request.into_parts();
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
     let id = path_id(&id)?;
+    edge.may(&[Need::all(Verb::Lease)])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
@@ -358,6 +360,7 @@ pub(super) async fn keep_one(
 pub(super) async fn keep_many(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
+    edge.may(&[Need::all(Verb::Lease)])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
@@ -413,6 +416,7 @@ pub(super) async fn end(
     let (head, _) = request.into_parts();
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
     let id = path_id(&id)?;
+    edge.may(&[Need::all(Verb::Lease)])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }

@@ -220,6 +220,7 @@ pub(super) async fn take(edge: Edge, request: Request) -> Result<Response, ApiEr
     let name = lock_name(&head.uri)?;
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
     edge.timeout(&query)?;
+    edge.may(&[Need::new(Verb::Lock, Span::key(&name))])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
@@ -373,10 +374,10 @@ pub(super) async fn look(edge: Edge, request: Request) -> Result<Response, ApiEr
     let uri = request.uri();
     let name = lock_name(uri)?;
     let query = Query::parse(uri, &["consistency", "min_revision", "timeout", "redirect"])?;
+    edge.allow(&[Need::new(Verb::Lock, Span::key(&name))])?;
     if let Some(elsewhere) = edge.redirect(&query, uri)? {
         return Ok(elsewhere);
     }
-    edge.allow(&[Need::new(Verb::Lock, Span::key(&name))])?;
     let view = edge.view(&query).await?;
     let Some(lock) = view.lock(&name, SHOWN)? else {
         return Err(ApiError::NotFound("nobody holds this lock".into()));
@@ -419,10 +420,10 @@ pub(super) async fn list(edge: Edge, request: Request) -> Result<Response, ApiEr
     let query = Query::parse(uri, &known)?;
     let limit = edge.page_limit(&query)?;
     let after = query.bytes("after").unwrap_or_default();
+    edge.allow(&[Need::all(Verb::Lock)])?;
     if let Some(elsewhere) = edge.redirect(&query, uri)? {
         return Ok(elsewhere);
     }
-    edge.allow(&[Need::all(Verb::Lock)])?;
     let view = edge.view(&query).await?;
     let mut found = view.locks(after, limit + 1)?;
     let more = found.len() > limit;
@@ -470,6 +471,7 @@ pub(super) async fn release(edge: Edge, request: Request) -> Result<Response, Ap
             return Err(ApiError::BadRequest("give token, or ticket: which one is yours?".into()));
         }
     };
+    edge.may(&[Need::new(Verb::Lock, Span::key(&name))])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }

@@ -19,6 +19,7 @@ mod erase;
 mod error;
 mod extract;
 mod framing;
+mod gate;
 mod handover;
 mod held;
 mod history;
@@ -68,6 +69,7 @@ use utoipa_swagger_ui::{Config as UiConfig, SwaggerUi};
 
 pub use serve::serve;
 
+use crate::auth::Caller;
 use crate::config::Config;
 use crate::metrics::{self, HttpSeries};
 use crate::node::Handle;
@@ -84,6 +86,9 @@ const REQUEST_ID_MAX: usize = 128;
 /// What the pages of `/docs` may load: their own files, and images and styles within them.
 const DOCS_POLICY: &str = "default-src 'self'; img-src 'self' data:; \
     style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
+/// Whoever may do one of these is told the revision with each answer anyway.
+const KNOWING: [Verb; 6] =
+    [Verb::Read, Verb::Write, Verb::Lease, Verb::Lock, Verb::Observe, Verb::Operate];
 const REQUEST_ID: HeaderName = HeaderName::from_static(crate::logs::REQUEST_ID);
 
 #[derive(OpenApi)]
@@ -437,11 +442,16 @@ async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> R
     let head = head_bytes(&request);
     let limit = edge.config.limits.header_bytes;
     let span = told.span();
+    let knows = |caller: &Caller| edge.config.access.now().may_some(caller, &KNOWING);
+    let mut knows_something = knows(&Caller::Anonymous);
     let mut response = if head > limit {
         unmatched(request.method(), ApiError::HeadTooLarge { limit, actual: head })
+    } else if let Err(error) = gate::sound(&request, &told) {
+        unmatched(request.method(), error)
     } else {
-        match access::identify(&edge, &request) {
+        match gate::caller(&edge, &request, &told) {
             Ok(caller) => {
+                knows_something = knows(&caller);
                 request.extensions_mut().insert(caller);
                 next.run(request).instrument(span).await
             }
@@ -463,7 +473,8 @@ async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> R
     headers.insert(REQUEST_ID, id);
     let is_stranger = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
-    if data && !is_stranger {
+    // Who may do nothing here is not told either how far this cluster is.
+    if data && knows_something && !is_stranger {
         let status = edge.handle.status();
         let revision = if is_stale {
             edge.handle.stale_view().revision()
