@@ -245,6 +245,86 @@ fn where_nothing_is_for_strangers_nothing_is_told_to_them() {
     }
 }
 
+/// What a file of tokens says of a time in milliseconds since 1970.
+fn date(ms: u64) -> String {
+    let (seconds, days) = (ms / 1000 % 86_400, ms / 86_400_000);
+    // Days since 1st March of the year 0 (Howard Hinnant).
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+fn watch(server: &Server, token: &str) -> Connection {
+    let mut connection = server.connect();
+    let head = format!(
+        "GET /v1/watch?prefix=app/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    connection.send(head.as_bytes());
+    assert_eq!(connection.messages(1).status(), 200);
+    connection
+}
+
+#[test]
+fn a_watch_ends_with_its_token() {
+    let access_of = |tokens: &str| access(tokens, SECRET);
+    let end = date(mmapd::node::wall_ms() + 3000);
+    let short = tokens().replace("2026-01-01T00:00:00Z", &end);
+    let known = access_of(&short);
+    let server = with_access(known.clone());
+    let expiring = watch(&server, "over-token");
+    let (app, reader) = (watch(&server, "app-token"), watch(&server, "reader-token"));
+    let admin = watch(&server, "admin-token");
+    let denied = |mut watch: Connection| {
+        let rest = watch.rest_of_chunks();
+        assert!(rest.contains("event: denied\ndata: {\"revision\":"), "{rest}");
+    };
+    denied(expiring);
+    // One is gone, one has another role, one another hash; and one stays.
+    let less = tokens()
+        .replace(&sha256("app-token"), &sha256("other"))
+        .replace("{ verbs = [\"read\", \"observe\"] }", "{ verbs = [\"observe\"] }");
+    known.follow(&access_of(&less));
+    denied(app);
+    denied(reader);
+    assert_eq!(ask(&server, "other", "PUT", "/v1/keys/app/x", "1").status(), 201);
+    let mut admin = admin;
+    known.follow(&access_of(""));
+    let rest = admin.rest_of_chunks();
+    assert!(rest.contains("\"key\":\"app/x\""), "it went on: {rest}");
+    assert!(rest.contains("event: denied"), "{rest}");
+}
+
+#[test]
+fn a_stream_of_a_node_ends_with_its_secret() {
+    let known = access(&tokens(), SECRET);
+    let server = with_access(known.clone());
+    let begin = || {
+        let mut stream = server.connect();
+        let head = format!(
+            "POST /v1/raft/append HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\n\
+             Transfer-Encoding: chunked\r\n\r\n"
+        );
+        stream.send(head.as_bytes());
+        stream
+    };
+    let mut stream = begin();
+    let other = format!("{SECRET}-of-tomorrow");
+    let directory = Directory::parse(&tokens()).expect("it is right");
+    let both = directory.clone().with_secrets(vec![other.clone(), SECRET.into()]);
+    known.follow(&Access::new(both));
+    known.follow(&Access::new(directory.with_secrets(vec![other])));
+    assert_eq!(stream.reply(false).expect("an answer").status(), 401);
+    assert_eq!(begin().reply(false).expect("an answer").status(), 401);
+}
+
 #[test]
 fn pages_of_other_servers_change_nothing() {
     let server = Server::start(Config::default());

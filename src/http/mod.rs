@@ -126,7 +126,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static(crate::logs::REQUEST_ID);
     ),
     components(schemas(
         keys::Envelope, keys::RawValue, Problem, watch::WatchEvent, watch::WatchProgress, watch::WatchDraining,
-        watch::WatchLagged,
+        watch::WatchLagged, watch::WatchDenied,
     )),
 )]
 struct Description;

@@ -37,7 +37,14 @@ pub(super) async fn append(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     edge.allow(&[Need::all(Verb::Peer)])?;
-    edge.handle.peer_stream(body.into_data_stream(), sender(&headers)).await?;
+    let stream = edge.handle.peer_stream(body.into_data_stream(), sender(&headers));
+    tokio::select! {
+        ended = stream => ended?,
+        // The sender says the secret of now when it comes back.
+        () = edge.until_denied(vec![Need::all(Verb::Peer)]) => {
+            return Err(ApiError::Unauthenticated);
+        }
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
