@@ -609,6 +609,9 @@ fn tokens_alone_are_for_a_node_alone() {
     let directory = Directory::parse(&tokens()).expect("it is right");
     let server = with_access(Access::new(directory));
     assert_eq!(ask(&server, "", "POST", "/v1/raft/vote", "\0\0\0\x01garbage").status(), 401);
+    let member = r#"{"id":2,"url":"http://127.0.0.1:3002"}"#;
+    let reply = ask(&server, "admin-token", "POST", "/v1/cluster/members", member);
+    assert_eq!((reply.status(), code(&reply).as_str()), (422, "unprocessable"));
 }
 
 #[test]

@@ -399,3 +399,23 @@ fn who_waits_for_a_lock_and_leaves_gives_up_the_place() {
     });
     assert!(answers.contains("HTTP/1.1 409") && answers.contains("HTTP/1.1 200"), "{answers}");
 }
+
+#[test]
+fn members_of_a_cluster_with_tls_have_it_too() {
+    let authority = Authority::new("ours");
+    let mut cluster = Cluster::new(1, "");
+    secure(&cluster.nodes[0], &authority);
+    cluster.nodes[0].spawn();
+    let runtime = runtime();
+    let client = alone(&cluster.nodes[0], &authority);
+    wait("it serves", || runtime.block_on(async { client.put("k", "v").await }).ok());
+    let body = r#"{"id":2,"url":"http://127.0.0.1:3999"}"#;
+    let request = format!(
+        "POST /v1/cluster/members HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (_, answer) = runtime
+        .block_on(ask(cluster.nodes[0].addr, trusting(&authority), &request))
+        .expect("an answer");
+    assert_eq!(answer, "HTTP/1.1 400 Bad");
+}
