@@ -326,6 +326,42 @@ fn a_stream_of_a_node_ends_with_its_secret() {
 }
 
 #[test]
+fn what_hangs_on_a_lease_is_guarded_like_other_keys() {
+    let server = guarded();
+    let lease = ask(&server, "worker-token", "POST", "/v1/leases", r#"{"ttl":"1h","id":7}"#);
+    assert_eq!(lease.status(), 201);
+    for key in ["app/a", "public/b"] {
+        let target = format!("/v1/keys/{key}?lease=7");
+        assert_eq!(ask(&server, "admin-token", "PUT", &target, "1").status(), 201);
+    }
+    let attached = |token: &str| {
+        let reply = ask(&server, token, "GET", "/v1/leases/7?keys=true", "");
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).expect("JSON");
+        assert_eq!(body["keys"], 2, "how many there are is no secret");
+        let keys = body["attached"].as_array().expect("a list").clone();
+        keys.iter().map(|it| it["key"].as_str().expect("text").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(attached("admin-token"), ["app/a", "public/b"]);
+    assert!(attached("worker-token").is_empty());
+    let reply = ask(&server, "worker-token", "DELETE", "/v1/leases/7", "");
+    assert_eq!((reply.status(), code(&reply).as_str()), (403, "forbidden"));
+    assert_eq!(ask(&server, "admin-token", "GET", "/v1/keys/app/a", "").status(), 200);
+    assert_eq!(ask(&server, "admin-token", "DELETE", "/v1/leases/7", "").status(), 200);
+    // The lease that is made for a lock goes with it.
+    let taken = ask(&server, "worker-token", "POST", "/v1/locks/jobs/a", r#"{"ttl":"1h"}"#);
+    let taken: serde_json::Value = serde_json::from_slice(&taken.body).expect("JSON");
+    let target = format!("/v1/keys/app/c?lease={}", taken["lease"]);
+    assert_eq!(ask(&server, "app-token", "PUT", &target, "1").status(), 201);
+    let release = format!("/v1/locks/jobs/a?token={}", taken["token"]);
+    assert_eq!(ask(&server, "worker-token", "DELETE", &release, "").status(), 403);
+    assert_eq!(ask(&server, "admin-token", "DELETE", "/v1/keys/app/c", "").status(), 200);
+    assert_eq!(ask(&server, "worker-token", "DELETE", &release, "").status(), 200);
+    // One that carries nothing is its maker's to end.
+    ask(&server, "worker-token", "POST", "/v1/leases", r#"{"ttl":"1h","id":8}"#);
+    assert_eq!(ask(&server, "worker-token", "DELETE", "/v1/leases/8", "").status(), 200);
+}
+
+#[test]
 fn pages_of_other_servers_change_nothing() {
     let server = Server::start(Config::default());
     let put = |headers: &str| {

@@ -24,7 +24,7 @@ use super::propose::Done;
 use super::txn_body::lease_ttl_ms;
 use super::wait::{Ended, Place};
 use crate::config::{parse_duration, show_duration};
-use crate::machine::{Applied, Claim, Command, LOCK_NAME_MAX, OWNER_MAX, Span};
+use crate::machine::{Applied, Claim, Command, LOCK_NAME_MAX, OWNER_MAX, Span, View};
 
 const PREFIX: &str = "/v1/locks/";
 /// How long a refusal waits for this replica to know the holder, whom it names.
@@ -436,7 +436,8 @@ pub(super) async fn list(edge: Edge, request: Request) -> Result<Response, ApiEr
 /// Give a lock back
 ///
 /// Or a place in its queue. The lease that was made for it ends, with all that hangs on it; a
-/// lease of the client's goes on. Whoever is first in the queue holds the lock at once.
+/// lease of the client's goes on. Whoever is first in the queue holds the lock at once. Where
+/// there are tokens, it takes the right to write each of the keys that go.
 #[utoipa::path(
     delete, path = "/v1/locks/{name}", operation_id = "releaseLock", tag = "locks",
     params(
@@ -475,6 +476,14 @@ pub(super) async fn release(edge: Edge, request: Request) -> Result<Response, Ap
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
+    let made = |view: &View| {
+        let Some(lock) = view.lock(&name, usize::MAX)? else { return Ok(None) };
+        let is_it = |claim: &Claim| claim.ticket == ticket || claim.token == ticket;
+        let claim = [lock.holder].into_iter().chain(lock.waiting).find(is_it);
+        // One that was made for the lock ends with it.
+        Ok(claim.filter(|claim| claim.lease == claim.ticket).map(|claim| claim.lease))
+    };
+    edge.may_end(&query, made).await?;
     let done = edge.write(&head.headers, &query, Command::Unlock { name, ticket }).await?;
     Ok(done.answer(|applied| {
         let Applied::Unlocked { revision } = applied else { return Err(ApiError::of(applied)) };
