@@ -359,6 +359,143 @@ fn bodies_in_flight_have_a_limit_of_bytes_that_announcing_does_not_fill() {
     drop(silent);
 }
 
+#[test]
+fn a_batch_counts_what_it_has_not_written() {
+    let tuning = "[limits]\nvalue = \"1MiB\"\ntxn_bytes = \"1MiB\"\nin_flight_bytes = \"1MiB\"\n";
+    let cluster = Cluster::start(1, tuning);
+    let node = &cluster.nodes[0];
+    let head = "POST /v1/batch HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n";
+    let begin = |bytes: usize| {
+        let mut stream = connect(node.addr);
+        stream.write_all(head.as_bytes()).expect("it listens");
+        stream.write_all(&vec![b' '; bytes]).expect("it is read");
+        stream
+    };
+    // No line of it has an end.
+    let batch = begin(1_000_000);
+    let refused = || {
+        let reply = node.client().put("other", vec![b'y'; 100_000]).ok()?;
+        (reply.status == 429).then_some(())
+    };
+    wait("what it holds counts", refused);
+    drop(batch);
+    let taken = || {
+        let reply = node.client().put("other", vec![b'y'; 100_000]).ok()?;
+        (reply.status / 100 == 2).then_some(())
+    };
+    wait("it is given back", taken);
+    // More than there may be ends the batch. It may be refused before all is sent.
+    let mut large = connect(node.addr);
+    large.write_all(head.as_bytes()).expect("it listens");
+    let _ = large.write_all(&vec![b' '; 1_500_000]);
+    let mut answer = String::new();
+    while !answer.contains("\"end\":true") && !answer.contains("HTTP/1.1 429") {
+        let mut bytes = [0; 4096];
+        let count = large.read(&mut bytes).expect("an answer");
+        assert!(count > 0, "it ended: {answer}");
+        answer.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    assert!(answer.contains("overloaded"), "{answer}");
+    wait("it is given back again", taken);
+    // What is written is not held any longer: in all it may be any amount.
+    let mut line = format!("{{\"put\":{{\"key\":\"a\",\"value\":\"{}\"}}}}", "x".repeat(299_000));
+    line.push_str(&" ".repeat(299_999 - line.len()));
+    line.push('\n');
+    let mut many = connect(node.addr);
+    many.write_all(head.as_bytes()).expect("it listens");
+    for _ in 0..10 {
+        many.write_all(line.as_bytes()).expect("it is read");
+    }
+    let mut answer = String::new();
+    while !answer.contains("\"end\":true") {
+        let mut bytes = [0; 4096];
+        let count = many.read(&mut bytes).expect("an answer");
+        assert!(count > 0, "it ended: {answer}");
+        answer.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    assert!(answer.contains("{\"end\":true,\"lines\":10,\"applied\":10}"), "{answer}");
+}
+
+#[test]
+fn who_takes_nothing_of_an_answer_loses_the_connection() {
+    let tuning = "[limits]\nin_flight = 1\n[http]\nwrite_timeout = \"1s\"\nidle_timeout = \"5m\"\n";
+    let cluster = Cluster::start(1, tuning);
+    let node = &cluster.nodes[0];
+    let value = vec![b'x'; 8 << 20];
+    assert_eq!(node.client().put("k", &value).expect("an answer").status, 201);
+    let get = "GET /v1/keys/k HTTP/1.1\r\nHost: x\r\n\r\n";
+    let begin = || {
+        let mut stream = connect(node.addr);
+        stream.write_all(get.as_bytes()).expect("it listens");
+        let mut begun = [0; 12];
+        stream.read_exact(&mut begun).expect("an answer");
+        assert_eq!(&begun, b"HTTP/1.1 200");
+        stream
+    };
+    let is = |status| (node.client().read("none").ok()?.status == status).then_some(());
+    let mut stalled = begin();
+    wait("it keeps its place until it has its answer", || is(429));
+    wait("it is cut off", || is(404));
+    let mut taken = Vec::new();
+    let end = stalled.read_to_end(&mut taken);
+    assert!(taken.len() < value.len(), "all {} bytes came: {end:?}", taken.len());
+    // Who is slow and takes something now and then is served.
+    let mut slow = begin();
+    let (mut read, mut piece, start) = (0, vec![0; 512 << 10], Instant::now());
+    while read < value.len() {
+        read += slow.read(&mut piece).expect("it goes on");
+        if start.elapsed() < Duration::from_secs(3) {
+            process::stays(Duration::from_millis(300), "slow", || true);
+        }
+    }
+    assert!(start.elapsed() > Duration::from_secs(1), "nothing was slow: {:?}", start.elapsed());
+}
+
+#[test]
+fn an_answer_that_is_made_and_not_taken_is_given_up_too() {
+    let tuning = "[limits]\nconnections = 1\n\
+                  [http]\nwrite_timeout = \"1s\"\nidle_timeout = \"5m\"\nheader_timeout = \"5m\"\n";
+    let cluster = Cluster::start(1, tuning);
+    let node = &cluster.nodes[0];
+    let is = |status| (node.client().read("k").ok()?.status == status).then_some(());
+    wait("a write", || {
+        (node.client().put("k", vec![b'x'; 60_000]).ok()?.status / 100 == 2).then_some(())
+    });
+    // Short values are copied, so the answers are made long before they are sent.
+    let gets = "GET /v1/keys/k HTTP/1.1\r\nHost: x\r\n\r\n".repeat(300);
+    let mut stalled = wait("the one place", || {
+        let mut stream = connect(node.addr);
+        stream.write_all(gets.as_bytes()).ok()?;
+        stream.peek(&mut [0; 12]).ok()?;
+        let mut begun = [0; 12];
+        stream.read_exact(&mut begun).ok()?;
+        (&begun == b"HTTP/1.1 200").then_some(stream)
+    });
+    wait("its place is taken", || is(429));
+    wait("its place is free", || is(200));
+    let mut rest = Vec::new();
+    let end = stalled.read_to_end(&mut rest);
+    assert!(rest.len() < 300 * 60_000, "all came: {end:?}");
+}
+
+#[test]
+fn nodes_and_probes_are_let_in_when_clients_have_taken_all_places() {
+    let cluster = Cluster::start(1, "[limits]\nconnections = 1\n");
+    let node = &cluster.nodes[0];
+    let kept = wait("the one place", || {
+        let mut client = node.client();
+        (client.read("k").ok()?.status == 404).then_some(client)
+    });
+    let ask = |request: &str| talk(node.addr, request.as_bytes());
+    let get = |path: &str| ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    assert_eq!(status(&get("/v1/keys/k")), 429);
+    assert_eq!(status(&get("/livez")), 200);
+    let vote = "POST /v1/raft/vote HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n\0\0\0\0";
+    let answer = ask(vote);
+    assert_eq!(status(&answer), 400, "it is read, and is no message: {answer}");
+    drop(kept);
+}
+
 /// xorshift64*.
 struct Random(u64);
 

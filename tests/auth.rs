@@ -33,6 +33,7 @@ fn tokens() -> String {
         role("public", "{ verbs = [\"read\"], prefix = \"public/\" }"),
         role("app", "{ verbs = [\"read\", \"write\"], prefix = \"app/\" }"),
         role("reader", "{ verbs = [\"read\", \"observe\"] }"),
+        role("nobody", ""),
         role("worker", "{ verbs = [\"lease\"] }, { verbs = [\"lock\"], prefix = \"jobs/\" }"),
         role(
             "admin",
@@ -42,16 +43,24 @@ fn tokens() -> String {
         token("reader", "reader", ""),
         token("worker", "worker", ""),
         token("admin", "admin", ""),
+        token("nobody", "nobody", ""),
         token("over", "admin", "expires = 2026-01-01T00:00:00Z"),
     ]
     .concat()
 }
 
+/// Those who know these tokens and this secret.
+fn access(tokens: &str, secret: &str) -> Access {
+    let directory = Directory::parse(tokens).expect("it is right");
+    Access::new(directory.with_secrets(vec![secret.into()]))
+}
+
+fn with_access(access: Access) -> Server {
+    Server::start(Config { access, ..Config::default() })
+}
+
 fn guarded() -> Server {
-    let mut config = Config::default();
-    let directory = Directory::parse(&tokens()).expect("it is right");
-    config.access = Access::new(directory.with_secrets(vec![SECRET.into()]));
-    Server::start(config)
+    with_access(access(&tokens(), SECRET))
 }
 
 fn ask(server: &Server, token: &str, method: &str, target: &str, body: &str) -> Reply {
@@ -62,6 +71,17 @@ fn ask(server: &Server, token: &str, method: &str, target: &str, body: &str) -> 
     let length = format!("Content-Length: {}\r\n\r\n{body}", body.len());
     connection.send(format!("{head}{length}").as_bytes());
     connection.reply(method == "HEAD").expect("an answer")
+}
+
+/// Sends a head that announces a body, and nothing of that.
+fn announce(server: &Server, token: &str, method: &str, target: &str) -> Connection {
+    let mut connection = server.connect();
+    let authorization =
+        if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+    let kind = "Content-Type: application/merge-patch+json\r\nContent-Length: 1000\r\n";
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n{authorization}{kind}\r\n");
+    connection.send(head.as_bytes());
+    connection
 }
 
 fn code(reply: &Reply) -> String {
@@ -175,6 +195,197 @@ fn whoever_is_not_known_learns_nothing() {
 }
 
 #[test]
+fn whoever_may_not_write_is_refused_before_the_body_comes() {
+    let server = guarded();
+    for (token, status, method, target) in [
+        ("", 401, "PUT", "/v1/keys/app/a"),
+        ("", 401, "POST", "/v1/batch"),
+        ("reader-token", 403, "POST", "/v1/batch"),
+        ("nobody-token", 403, "POST", "/v1/txn"),
+        ("app-token", 403, "PUT", "/v1/keys/other"),
+        ("app-token", 403, "PATCH", "/v1/keys/other"),
+        ("app-token", 403, "POST", "/set/other"),
+        ("app-token", 403, "POST", "/v1/leases"),
+        ("app-token", 403, "POST", "/v1/leases/keepalive"),
+        ("app-token", 403, "POST", "/v1/locks/a"),
+        ("app-token", 403, "POST", "/v1/cluster/members"),
+    ] {
+        // A body that is waited for is waited for as long as here an answer is.
+        let reply = announce(&server, token, method, target).reply(false).expect("an answer");
+        assert_eq!(reply.status(), status, "{token:?} {method} {target}: {}", reply.line);
+    }
+}
+
+#[test]
+fn where_nothing_is_for_strangers_nothing_is_told_to_them() {
+    let none = tokens().replace("anonymous = [\"public\"]\n", "");
+    let server = with_access(access(&none, SECRET));
+    for (method, target) in [
+        ("GET", "/v1/keys/%zz"),
+        ("GET", "/v1/keys?limit=x"),
+        ("GET", "/v1/no/route"),
+        ("PUT", "/v1/watch"),
+        ("GET", "/metrics"),
+        ("POST", "/v1/raft/vote"),
+    ] {
+        let reply = ask(&server, "", method, target, "");
+        assert_eq!((reply.status(), code(&reply).as_str()), (401, "unauthenticated"), "{target}");
+    }
+    assert_eq!(announce(&server, "", "POST", "/v1/x").reply(false).expect("one").status(), 401);
+    for page in ["/livez", "/readyz", "/ui", "/ui/app.js", "/docs/", "/openapi.json"] {
+        assert_eq!(ask(&server, "", "GET", page, "").status(), 200, "{page}");
+    }
+    // Whoever has a token without rights learns from no refusal how far the cluster is.
+    let reply = ask(&server, "nobody-token", "GET", "/v1/keys/%zz", "");
+    assert_eq!(reply.status(), 400);
+    for name in ["mmapd-term", "mmapd-revision", "mmapd-node"] {
+        assert_eq!(reply.header(name), None);
+        let known = ask(&server, "app-token", "GET", "/v1/keys/%zz", "");
+        assert!(known.header(name).is_some(), "{name}");
+    }
+}
+
+/// What a file of tokens says of a time in milliseconds since 1970.
+fn date(ms: u64) -> String {
+    let (seconds, days) = (ms / 1000 % 86_400, ms / 86_400_000);
+    // Days since 1st March of the year 0 (Howard Hinnant).
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+fn watch(server: &Server, token: &str) -> Connection {
+    let mut connection = server.connect();
+    let head = format!(
+        "GET /v1/watch?prefix=app/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    connection.send(head.as_bytes());
+    assert_eq!(connection.messages(1).status(), 200);
+    connection
+}
+
+#[test]
+fn a_watch_ends_with_its_token() {
+    let access_of = |tokens: &str| access(tokens, SECRET);
+    let end = date(mmapd::node::wall_ms() + 3000);
+    let short = tokens().replace("2026-01-01T00:00:00Z", &end);
+    let known = access_of(&short);
+    let server = with_access(known.clone());
+    let expiring = watch(&server, "over-token");
+    let (app, reader) = (watch(&server, "app-token"), watch(&server, "reader-token"));
+    let admin = watch(&server, "admin-token");
+    let denied = |mut watch: Connection| {
+        let rest = watch.rest_of_chunks();
+        assert!(rest.contains("event: denied\ndata: {\"revision\":"), "{rest}");
+    };
+    denied(expiring);
+    // One is gone, one has another role, one another hash; and one stays.
+    let less = tokens()
+        .replace(&sha256("app-token"), &sha256("other"))
+        .replace("{ verbs = [\"read\", \"observe\"] }", "{ verbs = [\"observe\"] }");
+    known.follow(&access_of(&less));
+    denied(app);
+    denied(reader);
+    assert_eq!(ask(&server, "other", "PUT", "/v1/keys/app/x", "1").status(), 201);
+    let mut admin = admin;
+    known.follow(&access_of(""));
+    let rest = admin.rest_of_chunks();
+    assert!(rest.contains("\"key\":\"app/x\""), "it went on: {rest}");
+    assert!(rest.contains("event: denied"), "{rest}");
+}
+
+#[test]
+fn a_stream_of_a_node_ends_with_its_secret() {
+    let known = access(&tokens(), SECRET);
+    let server = with_access(known.clone());
+    let begin = || {
+        let mut stream = server.connect();
+        let head = format!(
+            "POST /v1/raft/append HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\n\
+             Transfer-Encoding: chunked\r\n\r\n"
+        );
+        stream.send(head.as_bytes());
+        stream
+    };
+    let mut stream = begin();
+    let other = format!("{SECRET}-of-tomorrow");
+    let directory = Directory::parse(&tokens()).expect("it is right");
+    let both = directory.clone().with_secrets(vec![other.clone(), SECRET.into()]);
+    known.follow(&Access::new(both));
+    known.follow(&Access::new(directory.with_secrets(vec![other])));
+    assert_eq!(stream.reply(false).expect("an answer").status(), 401);
+    assert_eq!(begin().reply(false).expect("an answer").status(), 401);
+}
+
+#[test]
+fn what_hangs_on_a_lease_is_guarded_like_other_keys() {
+    let server = guarded();
+    let lease = ask(&server, "worker-token", "POST", "/v1/leases", r#"{"ttl":"1h","id":7}"#);
+    assert_eq!(lease.status(), 201);
+    for key in ["app/a", "public/b"] {
+        let target = format!("/v1/keys/{key}?lease=7");
+        assert_eq!(ask(&server, "admin-token", "PUT", &target, "1").status(), 201);
+    }
+    let attached = |token: &str| {
+        let reply = ask(&server, token, "GET", "/v1/leases/7?keys=true", "");
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).expect("JSON");
+        assert_eq!(body["keys"], 2, "how many there are is no secret");
+        let keys = body["attached"].as_array().expect("a list").clone();
+        keys.iter().map(|it| it["key"].as_str().expect("text").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(attached("admin-token"), ["app/a", "public/b"]);
+    assert!(attached("worker-token").is_empty());
+    let reply = ask(&server, "worker-token", "DELETE", "/v1/leases/7", "");
+    assert_eq!((reply.status(), code(&reply).as_str()), (403, "forbidden"));
+    assert_eq!(ask(&server, "admin-token", "GET", "/v1/keys/app/a", "").status(), 200);
+    assert_eq!(ask(&server, "admin-token", "DELETE", "/v1/leases/7", "").status(), 200);
+    // The lease that is made for a lock goes with it.
+    let taken = ask(&server, "worker-token", "POST", "/v1/locks/jobs/a", r#"{"ttl":"1h"}"#);
+    let taken: serde_json::Value = serde_json::from_slice(&taken.body).expect("JSON");
+    let target = format!("/v1/keys/app/c?lease={}", taken["lease"]);
+    assert_eq!(ask(&server, "app-token", "PUT", &target, "1").status(), 201);
+    let release = format!("/v1/locks/jobs/a?token={}", taken["token"]);
+    assert_eq!(ask(&server, "worker-token", "DELETE", &release, "").status(), 403);
+    assert_eq!(ask(&server, "admin-token", "DELETE", "/v1/keys/app/c", "").status(), 200);
+    assert_eq!(ask(&server, "worker-token", "DELETE", &release, "").status(), 200);
+    // One that carries nothing is its maker's to end.
+    ask(&server, "worker-token", "POST", "/v1/leases", r#"{"ttl":"1h","id":8}"#);
+    assert_eq!(ask(&server, "worker-token", "DELETE", "/v1/leases/8", "").status(), 200);
+}
+
+#[test]
+fn pages_of_other_servers_change_nothing() {
+    let server = Server::start(Config::default());
+    let put = |headers: &str| {
+        let mut connection = server.connect();
+        let head = format!("PUT /v1/keys/a HTTP/1.1\r\n{headers}Content-Length: 1\r\n\r\n1");
+        connection.send(head.as_bytes());
+        connection.reply(false).expect("an answer")
+    };
+    let host = format!("Host: {}\r\n", server.address);
+    for lines in ["Sec-Fetch-Site: cross-site\r\n", "Origin: http://evil.example\r\n"] {
+        let reply = put(&format!("{host}{lines}"));
+        assert_eq!((reply.status(), code(&reply).as_str()), (403, "forbidden"), "{lines}");
+    }
+    for lines in ["", &host.repeat(2)] {
+        let reply = put(lines);
+        assert_eq!((reply.status(), code(&reply).as_str()), (400, "bad-request"), "{lines}");
+    }
+    assert_eq!(server.ask("GET", "/v1/keys/a").status(), 404, "nothing was written");
+    // The pages that come from here.
+    let own = format!("{host}Origin: http://{}\r\nSec-Fetch-Site: same-origin\r\n", server.address);
+    assert_eq!(put(&own).status(), 201);
+}
+
+#[test]
 fn only_nodes_take_part_in_the_protocol() {
     let server = guarded();
     let term = || server.handle.status().term;
@@ -241,6 +452,18 @@ fn a_cluster_with_a_secret_works_and_changes_it_node_by_node() {
     wait("a write through each node", || {
         cluster.nodes.iter().all(|node| matches!(put(node, "k"), Some(200 | 201))).then_some(())
     });
+    // Nobody is told where the leader is who may not do this there.
+    for node in &cluster.nodes {
+        let refused = |method: &str, target: &str| {
+            let headers = [("Authorization", "Bearer app-token"), ("Content-Type", "text/plain")];
+            node.client().ask(method, target, &headers, b"x").expect("an answer").status
+        };
+        assert_eq!(refused("PUT", "/v1/keys/other?redirect=true"), 403);
+        assert_eq!(refused("DELETE", "/v1/keys/other?redirect=true"), 403);
+        assert_eq!(refused("DELETE", "/v1/keys?prefix=o&redirect=true"), 403);
+        assert_eq!(refused("GET", "/v1/locks/a?redirect=true"), 403);
+        assert_eq!(refused("DELETE", "/v1/leases/1?redirect=true"), 403);
+    }
     // Both are known, then the new one is said, then the old one is forgotten.
     for secrets in [format!("{SECRET}\n{new}"), format!("{new}\n{SECRET}"), new.clone()] {
         for node in &cluster.nodes {
@@ -340,6 +563,16 @@ fn the_audit_log_says_who_asked_for_what() {
         line("read", "other", false),
     ];
     assert_eq!(seen, want);
+    // Who is not known is told of as well, and nothing of what was sent.
+    for token in ["wrong", "over-token"] {
+        assert_eq!(ask(token, "DELETE", "/v1/keys/app/a"), 401);
+        let all = lines(&path);
+        let last = all.last().expect("a line");
+        assert_eq!((&last["allowed"], &last["request_id"]), (&false.into(), &"mine".into()));
+        assert_eq!((&last["method"], &last["route"]), (&"DELETE".into(), &"/v1/keys/{key}".into()));
+        assert!(last["remote"].as_str().is_some_and(|remote| remote.starts_with("127.0.0.1:")));
+        assert!(!last.to_string().contains(token), "{last}");
+    }
     assert!(!node.log_tail().contains("app-token"), "no token is told");
     // It is moved away, and goes on in a new file.
     fs::rename(&path, node.dir.join("audit.old")).expect("a file");
@@ -383,6 +616,69 @@ fn beyond_this_machine_nobody_listens_unguarded() {
     {
         assert_eq!(check(auth).0, Some(0), "{auth}");
     }
+}
+
+#[test]
+fn tokens_alone_are_for_a_node_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("a file");
+    write("tokens.toml", &tokens());
+    write("secret", SECRET);
+    let check = |text: &str| {
+        write("node.toml", text);
+        run(dir.path(), &["--config", "node.toml", "--check-config"])
+    };
+    let alone = "[auth]\ntokens = \"tokens.toml\"\n";
+    assert_eq!(check(alone).0, Some(0));
+    let peers = "[[cluster.peers]]\nid = 1\nurl = \"http://127.0.0.1:3001\"\n\
+                 [[cluster.peers]]\nid = 2\nurl = \"http://127.0.0.1:3002\"\n";
+    let join = "[cluster]\njoin = \"http://127.0.0.1:3002\"\n";
+    for more in [peers, join] {
+        for open in ["", "open = true\n"] {
+            let (code, text) = check(&format!("{alone}{open}{more}"));
+            assert_eq!(code, Some(78), "{text}");
+            assert!(text.contains("auth.tokens") && text.contains("auth.peer_secret"), "{text}");
+        }
+        assert_eq!(check(&format!("{alone}peer_secret = \"secret\"\n{more}")).0, Some(0));
+    }
+    // Alone it lets nobody in as a node, and takes no other in.
+    let directory = Directory::parse(&tokens()).expect("it is right");
+    let server = with_access(Access::new(directory));
+    assert_eq!(ask(&server, "", "POST", "/v1/raft/vote", "\0\0\0\x01garbage").status(), 401);
+    let member = r#"{"id":2,"url":"http://127.0.0.1:3002"}"#;
+    let reply = ask(&server, "admin-token", "POST", "/v1/cluster/members", member);
+    assert_eq!((reply.status(), code(&reply).as_str()), (422, "unprocessable"));
+}
+
+#[test]
+fn a_reload_never_opens_what_is_guarded() {
+    let cluster = Cluster::new(1, "");
+    let mut cluster = cluster;
+    let port = cluster.nodes[0].port;
+    let listen = |address: &str, auth: &str| {
+        format!(
+            "[node]\nlisten = \"{address}:{port}\"\nadvertise = \"http://127.0.0.1:{port}\"\n{auth}"
+        )
+    };
+    let guard = "[auth]\ntokens = \"tokens.toml\"\npeer_secret = \"secret\"\n";
+    let node = &mut cluster.nodes[0];
+    fs::write(node.dir.join("tokens.toml"), tokens()).expect("a file");
+    fs::write(node.dir.join("secret"), SECRET).expect("a file");
+    let file = node.dir.join("node.toml");
+    fs::write(&file, listen("0.0.0.0", guard)).expect("a file");
+    node.start();
+    let refusals = || node.log_tail().matches("left alone").count();
+    // The address of the file is safe, that of the process is not.
+    for (count, auth) in (1..).zip(["", "[auth]\ntokens = \"tokens.toml\"\n"]) {
+        fs::write(&file, listen("127.0.0.1", auth)).expect("a file");
+        node.signal(Signal::HUP);
+        wait("it refuses", || (refusals() == count).then_some(()));
+        assert!(node.log_tail().contains("whoever reaches 0.0.0.0"), "{}", node.log_tail());
+        assert_eq!(node.client().get("/v1/keys/k").expect("an answer").status, 401);
+    }
+    let metrics = [("Authorization", "Bearer admin-token")];
+    let metrics = node.client().ask("GET", "/metrics", &metrics, b"").expect("an answer").text();
+    assert!(metrics.contains("mmapd_config_reloads_total{outcome=\"failed\"} 2"), "{metrics}");
 }
 
 fn run(dir: &Path, args: &[&str]) -> (Option<i32>, String) {

@@ -14,7 +14,8 @@ use mmapd::client::{Client, Error, Role};
 use process::{Cluster, Node, wait};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustix::process::Signal;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -101,18 +102,18 @@ fn trusting(authority: &Authority) -> rustls::ClientConfig {
 }
 
 /// The same, showing a certificate of its own.
-fn showing(
-    trusted: &Authority,
-    (cert, key): &(String, String),
-    dir: &Path,
-) -> rustls::ClientConfig {
-    write(dir, &(cert.clone(), key.clone()), Some(&trusted.pem()));
-    let files = mmapd::tls::Files {
-        cert: dir.join("cert.pem"),
-        key: dir.join("key.pem"),
-        ca: Some(dir.join("ca.pem")),
-    };
-    mmapd::tls::Material::read(&files).expect("it fits").client()
+fn showing(trusted: &Authority, (cert, key): &(String, String)) -> rustls::ClientConfig {
+    let chain = CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.0.der().clone()).expect("an authority");
+    // Not as a node does it, which would not show a certificate that is good for nothing.
+    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("they are sound")
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain.expect("a certificate"), key)
+        .expect("they fit")
 }
 
 #[test]
@@ -142,7 +143,6 @@ fn nodes_know_each_other_by_their_certificates() {
         assert!(plain.build().expect("a URL").get("k").await.is_err());
     });
 
-    let dir = tempfile::tempdir().expect("a directory");
     let addr = cluster.nodes[0].addr;
     let status = runtime.block_on(async { client.status().await }).expect("it answers");
     let vote = "POST /v1/raft/vote HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n\0\0\0\0";
@@ -151,13 +151,13 @@ fn nodes_know_each_other_by_their_certificates() {
         let (_, answer) = ask(addr, trusting(&authority), vote).await.expect("an answer");
         assert_eq!(answer, "HTTP/1.1 401 Una");
         // With one of another authority it is nobody.
-        let theirs = showing(&authority, &other.sign("node 2"), dir.path());
+        let theirs = showing(&authority, &other.sign("node 2"));
         assert!(ask(addr, theirs, vote).await.is_err());
         // With one of ours that is over it is nobody, too.
-        let over = showing(&authority, &authority.sign_until("node 2", 2020), dir.path());
+        let over = showing(&authority, &authority.sign_until("node 2", 2020));
         assert!(ask(addr, over, vote).await.is_err());
         // With one of ours it is let in, and told that this is no message.
-        let ours = showing(&authority, &authority.sign("node 4"), dir.path());
+        let ours = showing(&authority, &authority.sign("node 4"));
         let (_, answer) = ask(addr, ours, vote).await.expect("an answer");
         assert_eq!(answer, "HTTP/1.1 400 Bad");
     });
@@ -234,7 +234,27 @@ fn certificates_are_replaced_while_the_cluster_works() {
         node.signal(Signal::HUP);
         wait("it complains", || node.log_tail().contains("left alone").then_some(()));
         assert_eq!(shown(node), now);
+        // Nor does one that the others would not take.
+        let other = Authority::new("theirs");
+        for (count, pair) in
+            (2..).zip([other.sign("tomorrow"), authority.sign_until("tomorrow", 2020)])
+        {
+            write(&node.dir, &pair, None);
+            node.signal(Signal::HUP);
+            let refused = || node.log_tail().matches("left alone").count() == count;
+            wait("it complains again", || refused().then_some(()));
+            assert!(node.log_tail().contains("is not accepted"), "{}", node.log_tail());
+            assert_eq!(shown(node), now);
+        }
     }
+    // Whether there is TLS is a matter of the start.
+    let node = &cluster.nodes[0];
+    let file = node.dir.join("node.toml");
+    let text = fs::read_to_string(&file).expect("a file").replace("https://", "http://");
+    let (without, _) = text.split_once("\n[tls]").expect("it is the last");
+    fs::write(&file, without).expect("a file");
+    node.signal(Signal::HUP);
+    wait("it says why", || node.log_tail().contains("this process speaks TLS").then_some(()));
     runtime.block_on(async {
         for node in &cluster.nodes {
             alone(node, &authority).put("k", "w").await.expect("they still talk");
@@ -260,13 +280,26 @@ fn files_that_do_not_fit_are_refused_at_the_start() {
     write(dir.path(), &(cert.clone(), key), Some(&authority.pem()));
     fs::write(dir.path().join("other.pem"), authority.sign("other").1).expect("a file");
     fs::write(dir.path().join("empty.pem"), "").expect("a file");
+    let pair_in = |name: &str, (cert, key): (String, String)| {
+        fs::write(dir.path().join(format!("{name}.pem")), cert).expect("a file");
+        fs::write(dir.path().join(format!("{name}-key.pem")), key).expect("a file");
+    };
+    pair_in("theirs", Authority::new("theirs").sign("node 1"));
+    pair_in("over", authority.sign_until("node 1", 2020));
+    pair_in("lone", authority.sign("node 1"));
     let pair = "[tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\n";
+    let with = |name: &str, ca: &str| {
+        format!("[tls]\ncert = \"{name}.pem\"\nkey = \"{name}-key.pem\"\n{ca}")
+    };
     for (text, why) in [
         ("[tls]\ncert = \"cert.pem\"\n", "set both"),
         ("[tls]\nca = \"ca.pem\"\n", "set tls.cert"),
         ("[tls]\ncert = \"cert.pem\"\nkey = \"other.pem\"\n", "does not fit"),
         ("[tls]\ncert = \"none.pem\"\nkey = \"key.pem\"\n", "none.pem: cannot be read"),
         ("[tls]\ncert = \"empty.pem\"\nkey = \"key.pem\"\n", "holds no certificate"),
+        (&with("theirs", "ca = \"ca.pem\"\n"), "is not accepted by ca.pem"),
+        (&with("over", "ca = \"ca.pem\"\n"), "is not accepted by ca.pem"),
+        (&with("over", ""), "is not accepted"),
         (&format!("{pair}[node]\nadvertise = \"http://127.0.0.1:3001\"\n"), "https://"),
         (
             &format!(
@@ -281,5 +314,108 @@ fn files_that_do_not_fit_are_refused_at_the_start() {
         assert!(text_of.contains(why), "{text}: {text_of}");
     }
     assert_eq!(check(pair).0, Some(0));
+    assert_eq!(check(&with("lone", "")).0, Some(0), "clients know its authority");
     assert_eq!(check(&format!("{pair}ca = \"ca.pem\"\n")).0, Some(0));
+}
+
+/// A connection over TLS, and the beginning of a request.
+async fn begin(
+    addr: SocketAddr,
+    authority: &Authority,
+    request: &str,
+) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let stream = TcpStream::connect(addr).await.expect("it listens");
+    let connector = TlsConnector::from(Arc::new(trusting(authority)));
+    let mut stream = connector.connect(addr.ip().into(), stream).await.expect("a handshake");
+    stream.write_all(request.as_bytes()).await.expect("it is read");
+    stream
+}
+
+#[test]
+fn who_takes_nothing_of_an_answer_loses_the_connection() {
+    let authority = Authority::new("ours");
+    let mut cluster = Cluster::new(1, "[limits]\nin_flight = 1\n[http]\nwrite_timeout = \"1s\"\n");
+    secure(&cluster.nodes[0], &authority);
+    cluster.nodes[0].spawn();
+    let (runtime, addr) = (runtime(), cluster.nodes[0].addr);
+    let builder = Client::builder([format!("https://{addr}")]).attempts(1);
+    let client = builder.authority(authority.pem().as_bytes()).expect("an authority");
+    let client = client.build().expect("a URL");
+    let value = vec![b'x'; 8 << 20];
+    wait("it serves", || runtime.block_on(async { client.put("k", value.clone()).await }).ok());
+    let get = "GET /v1/keys/k HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut stalled = runtime.block_on(begin(addr, &authority, get));
+    let mut begun = [0; 12];
+    runtime.block_on(stalled.read_exact(&mut begun)).expect("an answer");
+    assert_eq!(&begun, b"HTTP/1.1 200");
+    let exists = || runtime.block_on(async { client.get("none").await });
+    wait("the one place is taken", || exists().is_err().then_some(()));
+    wait("it is free again", || exists().ok());
+    let mut taken = Vec::new();
+    let end = runtime.block_on(stalled.read_to_end(&mut taken));
+    assert!(taken.len() < value.len(), "all {} bytes came: {end:?}", taken.len());
+}
+
+#[test]
+fn who_waits_for_a_lock_and_leaves_gives_up_the_place() {
+    let authority = Authority::new("ours");
+    let mut cluster = Cluster::new(1, "");
+    secure(&cluster.nodes[0], &authority);
+    cluster.nodes[0].spawn();
+    let (runtime, addr) = (runtime(), cluster.nodes[0].addr);
+    let client = alone(&cluster.nodes[0], &authority);
+    wait("it serves", || runtime.block_on(async { client.put("k", "v").await }).ok());
+    let take = |wait: &str| {
+        let body = format!("{{\"ttl\":\"1h\"{wait}}}");
+        format!(
+            "POST /v1/locks/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let queue = || {
+        let info = runtime.block_on(async { client.lock_info("jobs").await });
+        info.ok().flatten().map(|info| info.queue)
+    };
+    let _holder = runtime.block_on(begin(addr, &authority, &take("")));
+    wait("it is held", || (queue() == Some(0)).then_some(()));
+    let mut waiter = runtime.block_on(begin(addr, &authority, &take(",\"wait\":\"1m\"")));
+    wait("it is waited for", || (queue() == Some(1)).then_some(()));
+    runtime.block_on(waiter.shutdown()).expect("it is open");
+    wait("nobody waits", || (queue() == Some(0)).then_some(()));
+    // What else was sent meanwhile is not lost.
+    let mut other = runtime.block_on(begin(addr, &authority, &take(",\"wait\":\"2s\"")));
+    wait("it is waited for", || (queue() == Some(1)).then_some(()));
+    let more = format!("GET /livez HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(200));
+    let answers = runtime.block_on(async {
+        other.write_all(more.as_bytes()).await.expect("it is open");
+        let mut text = String::new();
+        while text.matches("HTTP/1.1 ").count() < 2 {
+            let mut bytes = [0; 4096];
+            let count = other.read(&mut bytes).await.expect("it goes on");
+            assert!(count > 0, "it ended: {text}");
+            text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+        text
+    });
+    assert!(answers.contains("HTTP/1.1 409") && answers.contains("HTTP/1.1 200"), "{answers}");
+}
+
+#[test]
+fn members_of_a_cluster_with_tls_have_it_too() {
+    let authority = Authority::new("ours");
+    let mut cluster = Cluster::new(1, "");
+    secure(&cluster.nodes[0], &authority);
+    cluster.nodes[0].spawn();
+    let runtime = runtime();
+    let client = alone(&cluster.nodes[0], &authority);
+    wait("it serves", || runtime.block_on(async { client.put("k", "v").await }).ok());
+    let body = r#"{"id":2,"url":"http://127.0.0.1:3999"}"#;
+    let request = format!(
+        "POST /v1/cluster/members HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (_, answer) = runtime
+        .block_on(ask(cluster.nodes[0].addr, trusting(&authority), &request))
+        .expect("an answer");
+    assert_eq!(answer, "HTTP/1.1 400 Bad");
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::value::{Datetime, Offset};
 
 use super::token::Hash;
-use super::{Right, Verb};
+use super::{Caller, Right, Verb};
 use crate::machine::Span;
 
 /// Shortest peer secret, in bytes.
@@ -57,6 +57,22 @@ pub(super) struct Token {
     pub(super) expires_ms: Option<u64>,
 }
 
+impl Token {
+    /// Is it not over yet?
+    pub(super) fn lasts(&self, now_ms: u64) -> bool {
+        self.expires_ms.is_none_or(|end| now_ms < end)
+    }
+
+    /// Who sends it.
+    pub(super) fn caller(&self) -> Caller {
+        Caller::Token {
+            name: Arc::clone(&self.name),
+            rights: Arc::clone(&self.rights),
+            hash: self.hash.clone(),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFile {
@@ -100,8 +116,7 @@ impl Directory {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, AuthError> {
-        let raw: RawFile =
-            toml::from_str(text).map_err(|error| AuthError(error.to_string().trim_end().into()))?;
+        let raw: RawFile = toml::from_str(text).map_err(|error| malformed(text, &error))?;
         let mut roles: BTreeMap<String, Vec<Right>> = BTreeMap::new();
         for role in raw.roles {
             let rights = role.rights.into_iter().map(|right| right.read(&role.name));
@@ -179,6 +194,28 @@ impl Directory {
     }
 }
 
+/// What TOML says is wrong, without what stands there, since that may be a token: no excerpt,
+/// and no text that it found in place of something else.
+fn malformed(text: &str, error: &toml::de::Error) -> AuthError {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    // A verb that is none is told apart from other text by its quotes alone.
+    let message = match error.message().strip_prefix("unknown variant `") {
+        Some(rest) => {
+            let (_, expected) = rest.split_once('`').unwrap_or_default();
+            format!("unknown variant{expected}")
+        }
+        None => error.message().to_owned(),
+    };
+    let mut parts = message.split('"');
+    let mut why = parts.next().unwrap_or_default().to_owned();
+    while let Some(_found) = parts.next() {
+        why.push_str("...");
+        why.push_str(parts.next().unwrap_or_default());
+    }
+    AuthError(format!("line {line}: {}", why.trim_end()))
+}
+
 impl RawRight {
     fn read(self, role: &str) -> Result<Right, AuthError> {
         let wrong = |why: &str| AuthError(format!("role {role:?}: {why}"));
@@ -243,7 +280,7 @@ fn millis(when: &Datetime) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Caller, Denied, Need};
+    use super::super::{Denied, Need};
     use super::*;
 
     const FILE: &str = r#"
@@ -309,6 +346,16 @@ expires = 2027-01-31T01:00:00.5+01:00
         ] {
             let error = Directory::parse(text).expect_err(why).to_string();
             assert!(error.contains(why), "{error}");
+        }
+        // What stands there is not told.
+        for text in [
+            "x = 1\n\nroles = \"mmapd_secret\"",
+            "\n\nmmapd_secret",
+            "\n\nanonymous = mmapd_secret",
+        ] {
+            let error = Directory::parse(text).expect_err("it is wrong").to_string();
+            assert!(error.starts_with("line 3: ") || error.starts_with("line 1: "), "{error}");
+            assert!(!error.contains("secret"), "{error}");
         }
         let twice = format!("{FILE}\n{}", FILE.split_once("[[tokens]]").expect("one").1);
         let twice = twice.replace("+01:00\n\n", "+01:00\n\n[[tokens]]\n");

@@ -17,8 +17,11 @@
 mod file;
 mod token;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use tokio::sync::watch;
+
+use file::Token;
 pub use file::{AuthError, Directory, read_secrets};
 pub use token::{Hash, new_token};
 
@@ -127,9 +130,12 @@ pub enum Caller {
         name: Arc<str>,
         /// What it may do.
         rights: Arc<[Right]>,
+        /// What it is known by.
+        hash: Hash,
     },
-    /// A node that shares the peer secret, or has a certificate of the cluster.
-    Peer,
+    /// A node that shares the peer secret, which is known by this, or has a certificate of the
+    /// cluster.
+    Peer(Option<Hash>),
 }
 
 impl Caller {
@@ -139,7 +145,7 @@ impl Caller {
         match self {
             Self::Anonymous => "-",
             Self::Token { name, .. } => name,
-            Self::Peer => "peer",
+            Self::Peer(_) => "peer",
         }
     }
 }
@@ -147,7 +153,7 @@ impl Caller {
 /// Everybody who is known, shared by all who ask, and replaced as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    directory: Arc<RwLock<Arc<Directory>>>,
+    directory: Arc<watch::Sender<Arc<Directory>>>,
 }
 
 /// The files say who is known, the settings only where they are: settings with the same paths
@@ -162,18 +168,24 @@ impl Access {
     /// With these.
     #[must_use]
     pub fn new(directory: Directory) -> Self {
-        Self { directory: Arc::new(RwLock::new(Arc::new(directory))) }
+        Self { directory: Arc::new(watch::Sender::new(Arc::new(directory))) }
     }
 
     /// As of now.
     #[must_use]
     pub fn now(&self) -> Arc<Directory> {
-        Arc::clone(&self.directory.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.directory.borrow())
+    }
+
+    /// Tells when others are known.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Arc<Directory>> {
+        self.directory.subscribe()
     }
 
     /// Knows from now on whom `other` knows.
     pub fn follow(&self, other: &Self) {
-        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = other.now();
+        self.directory.send_replace(other.now());
     }
 }
 
@@ -202,16 +214,72 @@ impl Directory {
         let mut caller = None;
         for known in &self.secrets {
             if known.equals(&hash) {
-                caller = Some(Caller::Peer);
+                caller = Some(Caller::Peer(Some(known.clone())));
             }
         }
         for known in &self.tokens {
-            if known.hash.equals(&hash) && known.expires_ms.is_none_or(|end| now_ms < end) {
-                let (name, rights) = (Arc::clone(&known.name), Arc::clone(&known.rights));
-                caller = Some(Caller::Token { name, rights });
+            if known.hash.equals(&hash) && known.lasts(now_ms) {
+                caller = Some(known.caller());
             }
         }
         caller.ok_or(Denied::Unauthenticated)
+    }
+
+    /// The same caller, as it is known here and now: somebody who stays longer than a request
+    /// may have been known by others.
+    ///
+    /// # Errors
+    /// `Unauthenticated`: it is not known any more, or it is over.
+    pub fn again(&self, caller: &Caller, now_ms: u64) -> Result<Caller, Denied> {
+        let known = match caller {
+            Caller::Anonymous => Some(Caller::Anonymous),
+            Caller::Token { hash, .. } => {
+                let mut all = self.tokens.iter();
+                all.find(|token| token.hash == *hash && token.lasts(now_ms)).map(Token::caller)
+            }
+            Caller::Peer(Some(hash)) => self.secrets.contains(hash).then(|| caller.clone()),
+            Caller::Peer(None) => self.has_certificates.then(|| caller.clone()),
+        };
+        known.ok_or(Denied::Unauthenticated)
+    }
+
+    /// When `caller` is over, in milliseconds since 1970; `None`: never.
+    #[must_use]
+    pub fn end_of(&self, caller: &Caller) -> Option<u64> {
+        let Caller::Token { hash, .. } = caller else { return None };
+        self.tokens.iter().find(|token| token.hash == *hash)?.expires_ms
+    }
+
+    /// May `caller` do one of these to some key, whichever that is? Who may not needs no look at
+    /// what is asked for.
+    #[must_use]
+    pub fn may_some(&self, caller: &Caller, verbs: &[Verb]) -> bool {
+        let among = |rights: &[Right]| {
+            rights.iter().any(|right| right.verbs.iter().any(|verb| verbs.contains(verb)))
+        };
+        match caller {
+            Caller::Peer(_) => true,
+            Caller::Token { rights, .. } => among(rights),
+            Caller::Anonymous => !self.has_tokens || among(&self.anonymous),
+        }
+    }
+
+    /// Is nothing for those who do not say who they are, but what is the same for everybody?
+    #[must_use]
+    pub fn shuts_out(&self, caller: &Caller) -> bool {
+        matches!(caller, Caller::Anonymous) && self.has_tokens && self.anonymous.is_empty()
+    }
+
+    /// Could another node take part in the protocol?
+    #[must_use]
+    pub fn may_have_company(&self) -> bool {
+        self.knows_nodes() || !self.has_tokens
+    }
+
+    /// Can nodes show that they are nodes?
+    #[must_use]
+    pub fn knows_nodes(&self) -> bool {
+        !self.secrets.is_empty() || self.has_certificates
     }
 
     /// May `caller` do all of this?
@@ -224,21 +292,22 @@ impl Directory {
         }
         Err(match caller {
             Caller::Anonymous => Denied::Unauthenticated,
-            Caller::Token { .. } | Caller::Peer => Denied::Forbidden,
+            Caller::Token { .. } | Caller::Peer(_) => Denied::Forbidden,
         })
     }
 
     fn allows(&self, caller: &Caller, need: &Need) -> bool {
         if need.verb == Verb::Peer {
-            let is_open = self.secrets.is_empty() && !self.has_certificates;
-            return is_open || matches!(caller, Caller::Peer);
+            // Who takes part in the protocol can do what tokens are there to prevent.
+            let is_open = self.may_have_company() && !self.knows_nodes();
+            return is_open || matches!(caller, Caller::Peer(_));
         }
         if need.verb == Verb::Probe {
             return true;
         }
         match caller {
             // It can put anything into the log as it is.
-            Caller::Peer => true,
+            Caller::Peer(_) => true,
             Caller::Token { rights, .. } => rights.iter().any(|right| right.covers(need)),
             Caller::Anonymous => {
                 !self.has_tokens || self.anonymous.iter().any(|right| right.covers(need))
@@ -298,5 +367,67 @@ mod tests {
         for wrong in ["Bearer y", "Basic eA==", "x", "Bearer", &bearer[..38]] {
             assert!(open.identify(Some(wrong), 0).is_err(), "{wrong}");
         }
+    }
+
+    const TOKENS: &str = r#"
+[[roles]]
+name = "app"
+rights = [{ verbs = ["write"], prefix = "app/" }]
+[[tokens]]
+name = "one"
+sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+roles = ["app"]
+expires = 2027-01-31T00:00:00Z
+"#;
+
+    #[test]
+    fn tokens_close_the_door_of_peers_too() {
+        let guarded = Directory::parse(TOKENS).expect("it is right");
+        let peer = [Need::all(Verb::Peer)];
+        assert_eq!(guarded.allow(&Caller::Anonymous, &peer), Err(Denied::Unauthenticated));
+        let one = guarded.identify(Some("Bearer abc"), 0).expect("it is known");
+        assert_eq!(guarded.allow(&one, &peer), Err(Denied::Forbidden));
+        assert!(!guarded.knows_nodes());
+        assert!(guarded.with_secrets(vec!["x".repeat(32)]).knows_nodes());
+    }
+
+    #[test]
+    fn who_stays_is_looked_at_again() {
+        let directory = Directory::parse(TOKENS).expect("it is right");
+        let directory = directory.with_secrets(vec!["x".repeat(32), "y".repeat(32)]);
+        let one = directory.identify(Some("Bearer abc"), 0).expect("it is known");
+        let end = directory.end_of(&one).expect("it has an end");
+        assert!(directory.again(&one, end - 1).is_ok());
+        assert_eq!(directory.again(&one, end).map(drop), Err(Denied::Unauthenticated));
+        let node = format!("Bearer {}", "x".repeat(32));
+        let node = directory.identify(Some(&node), 0).expect("it is known");
+        assert!(directory.again(&node, 0).is_ok());
+        // The token is gone, and of the secrets the one that was said.
+        let later = Directory::parse("").expect("nobody").with_secrets(vec!["y".repeat(32)]);
+        assert!(later.again(&one, 0).is_err());
+        assert!(later.again(&node, 0).is_err());
+        assert!(later.again(&Caller::Peer(None), 0).is_err());
+        assert!(later.again(&Caller::Anonymous, 0).is_ok());
+        // It has other rights now.
+        let other = Directory::parse(&TOKENS.replace("write", "read")).expect("it is right");
+        let again = other.again(&one, 0).expect("it is known");
+        let write = [Need::new(Verb::Write, Span::prefix(b"app/"))];
+        assert_eq!(other.allow(&again, &write), Err(Denied::Forbidden));
+    }
+
+    #[test]
+    fn who_may_nothing_is_known_before_anything_is_read() {
+        let directory = Directory::parse(TOKENS).expect("it is right");
+        let one = directory.identify(Some("Bearer abc"), 0).expect("it is known");
+        assert!(directory.may_some(&one, &[Verb::Read, Verb::Write]));
+        assert!(!directory.may_some(&one, &[Verb::Read]));
+        assert!(!directory.may_some(&Caller::Anonymous, &[Verb::Write]));
+        assert!(directory.shuts_out(&Caller::Anonymous) && !directory.shuts_out(&one));
+        let public = Directory::parse(&format!("anonymous = [\"app\"]\n{TOKENS}"));
+        let public = public.expect("it is right");
+        assert!(!public.shuts_out(&Caller::Anonymous));
+        assert!(public.may_some(&Caller::Anonymous, &[Verb::Write]));
+        assert!(!Directory::default().shuts_out(&Caller::Anonymous));
+        assert!(Directory::default().may_some(&Caller::Anonymous, &[Verb::Write]));
     }
 }

@@ -15,6 +15,7 @@ mod import;
 mod logs;
 mod notify;
 mod place;
+mod private;
 mod restore;
 mod serve;
 mod token;

@@ -7,7 +7,8 @@
 //! accepted any more, requests in flight finish - all of it within `http.drain_timeout` -
 //! and files are synced. A second signal ends the process at once; that is safe, like any
 //! crash. SIGHUP reads the settings again and takes over `log.level`, tokens, peer
-//! secrets and certificates, and drops a log filter that an operator had set.
+//! secrets and certificates, and drops a log filter that an operator had set; unless they would
+//! turn TLS on or off, or leave an address that others reach unguarded.
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use super::audit::Audit;
 use super::exit::{Exit, Fatal};
 use super::notify::notify;
+use super::private;
 use crate::config::{Config, Sources, load};
 use crate::metrics;
 use crate::node::Node;
@@ -45,6 +47,8 @@ async fn run(mut config: Config, sources: &Sources, audit: Option<&Audit>) -> Re
     let mut signals = Signals::new()?;
     let listener = bind(&mut config).await?;
     let numbers = metrics::install();
+    private::warn_of_readable(&config);
+    private::close_folders(&config);
     // Its certificates and tokens are those that everybody uses.
     let shared = config.clone();
     tokio::spawn(keep_up());
@@ -177,7 +181,8 @@ impl Signals {
 /// nothing.
 fn reload(sources: &Sources, audit: Option<&Audit>, config: &Config) {
     let reloads = &metrics::install().config_reloads;
-    match load(sources) {
+    let loaded = load(sources);
+    match loaded.and_then(|loaded| loaded.may_replace(config).map(|()| loaded)) {
         Ok(loaded) => {
             let level = loaded.config.log.level;
             config.logs.configure(level.filter());
@@ -186,6 +191,7 @@ fn reload(sources: &Sources, audit: Option<&Audit>, config: &Config) {
             }
             config.access.follow(&loaded.config.access);
             config.certificates.follow(&loaded.config.certificates);
+            private::warn_of_readable(&loaded.config);
             reloads.done.increment(1);
             tracing::info!(
                 level = level.as_str(),

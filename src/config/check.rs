@@ -1,6 +1,7 @@
 //! Rules that span keys, and values that are derived from others. Each rule says why.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -70,19 +71,43 @@ fn check_address(loaded: &Loaded) -> Result<(), ConfigError> {
         )
     })?;
     let auth = &loaded.config.auth;
-    let tls = &loaded.config.tls;
-    let knows_nodes = [&auth.peer_secret, &tls.ca].iter().any(|path| !path.as_os_str().is_empty());
-    let guarded = !auth.tokens.as_os_str().is_empty() && knows_nodes;
-    let keys = ["node.listen", "auth.tokens", "auth.peer_secret"];
-    rule(loaded, node.listen.ip().is_loopback() || guarded || auth.open, &keys, || {
-        format!(
-            "whoever reaches {} could read, write and take part in the protocol; set auth.tokens \
-             and auth.peer_secret (or tls.ca), or say auth.open = true where the network is trusted",
-            node.listen
-        )
+    let has_tokens = !auth.tokens.as_os_str().is_empty();
+    check_guard(loaded, node.listen)?;
+    let cluster = &loaded.config.cluster;
+    let alone = cluster.peers.len() < 2 && cluster.join.is_empty();
+    let keys = ["auth.tokens", "auth.peer_secret"];
+    rule(loaded, !has_tokens || alone || loaded.config.knows_nodes(), &keys, || {
+        "tokens close the door of nodes as well, and nothing says who is one; set auth.peer_secret \
+         or tls.ca on all of them"
+            .into()
     })?;
     let problem = url_problem(&node.advertise);
     rule(loaded, problem.is_none(), &["node.advertise"], || problem.unwrap_or_default())
+}
+
+/// Is this address safe to listen on?
+fn check_guard(loaded: &Loaded, address: SocketAddr) -> Result<(), ConfigError> {
+    let config = &loaded.config;
+    let keys = ["node.listen", "auth.tokens", "auth.peer_secret"];
+    let is_safe = address.ip().is_loopback() || config.is_guarded() || config.auth.open;
+    rule(loaded, is_safe, &keys, || {
+        format!(
+            "whoever reaches {address} could read, write and take part in the protocol; set \
+             auth.tokens and auth.peer_secret (or tls.ca), or say auth.open = true where the \
+             network is trusted"
+        )
+    })
+}
+
+/// May a process that was started with `running` and is bound take these over?
+pub(super) fn check_change(loaded: &Loaded, running: &Config) -> Result<(), ConfigError> {
+    let (tls, was) = (loaded.config.tls.is_on(), running.tls.is_on());
+    rule(loaded, tls == was, &["tls.cert"], || {
+        let now = if was { "speaks TLS" } else { "speaks no TLS" };
+        format!("this process {now}, and URLs of nodes say so; restart it to change that")
+    })?;
+    // The settings may name another address by now, which counts at the next start.
+    check_guard(loaded, running.node.listen)
 }
 
 fn check_tls(loaded: &Loaded) -> Result<(), ConfigError> {
@@ -363,6 +388,7 @@ fn check_limits(loaded: &Loaded) -> Result<(), ConfigError> {
     time(loaded, "limits.max_timeout", limits.max_timeout)?;
     time(loaded, "http.header_timeout", http.header_timeout)?;
     time(loaded, "http.body_timeout", http.body_timeout)?;
+    time(loaded, "http.write_timeout", http.write_timeout)?;
     time(loaded, "http.idle_timeout", http.idle_timeout)?;
     time(loaded, "http.drain_timeout", http.drain_timeout)?;
     rule(loaded, http.workers <= 1024, &["http.workers"], || {

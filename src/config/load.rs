@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::check::{check, complete};
+use super::check::{check, check_change, complete};
 use super::{Config, ConfigError};
 use crate::auth::{Access, Directory, read_secrets};
 use crate::logs::Switch;
@@ -144,6 +144,14 @@ fn read_certificates(loaded: &Loaded) -> Result<Option<Material>, ConfigError> {
 }
 
 impl Loaded {
+    /// May a process that runs with `running`, bound as that says, take these over?
+    ///
+    /// # Errors
+    /// Why not: TLS would begin or end, or an address that others reach would be unguarded.
+    pub fn may_replace(&self, running: &Config) -> Result<(), ConfigError> {
+        check_change(self, running)
+    }
+
     /// Where a key's value came from: a file, a variable, a flag or `default`.
     #[must_use]
     pub fn origin(&self, key: &str) -> &str {

@@ -283,6 +283,9 @@ pub struct Http {
     /// A request's body must have arrived by then.
     #[serde(with = "units::duration")]
     pub body_timeout: Duration,
+    /// A client that takes nothing of its answer for so long is cut off.
+    #[serde(with = "units::duration")]
+    pub write_timeout: Duration,
     /// A connection without requests is closed after this.
     #[serde(with = "units::duration")]
     pub idle_timeout: Duration,
@@ -411,6 +414,17 @@ impl Config {
         self.cluster.peers.iter().map(|peer| (peer.id, peer.url.clone())).collect()
     }
 
+    /// Do tokens say who a client is, and a secret or certificates who is a node?
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        !self.auth.tokens.as_os_str().is_empty() && self.knows_nodes()
+    }
+
+    /// Does a secret say who is a node, or do certificates?
+    fn knows_nodes(&self) -> bool {
+        [&self.auth.peer_secret, &self.tls.ca].iter().any(|path| !path.as_os_str().is_empty())
+    }
+
     /// Takes note of the port that the system chose when `node.listen` asked for port 0.
     pub fn bound_to(&mut self, address: SocketAddr) {
         let scheme = self.tls.scheme();
@@ -500,6 +514,7 @@ impl Default for Http {
         Self {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_mins(1),
             drain_timeout: Duration::from_secs(10),
             workers: 0,

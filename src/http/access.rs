@@ -3,10 +3,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Request as HttpRequest};
-use axum::http::header;
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use tokio::time::sleep;
 
 use super::Edge;
 use super::error::ApiError;
@@ -14,9 +15,13 @@ use crate::auth::{Caller, Denied};
 pub(super) use crate::auth::{Need, Verb};
 use crate::logs::Trace;
 use crate::machine::{Command, Conditions, Op, Request, Span, Txn, Write};
+use crate::node::wall_ms;
+
+/// How often a token that will be over is compared with the clock.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// All that a request to the state machine needs. A lease that is ended takes keys along that
-/// nobody names: whoever may do that to leases may do it.
+/// nobody names: they are asked about where it is ended, see `may_end`.
 pub(super) fn needs(request: &Request) -> Vec<Need> {
     let key = |verb, key: &[u8]| Need::new(verb, Span::key(key));
     let mut needs = match &request.command {
@@ -95,17 +100,71 @@ impl Edge {
         allowed
     }
 
-    /// May the request do this, as one of several things that are asked about together later?
-    /// Only a refusal is told to the audit log now.
+    /// May the request do this, as a part of what is asked about as a whole later? So it is
+    /// refused before its body is read and before it is told where the leader is. Only a refusal
+    /// is told to the audit log now.
+    ///
+    /// # Errors
+    /// `Unauthenticated`, `Forbidden`.
+    pub(super) fn may(&self, needs: &[Need]) -> Result<(), ApiError> {
+        self.judge(needs).inspect_err(|_| self.audit(needs, false))
+    }
+
+    /// The same about one write of many.
     ///
     /// # Errors
     /// `Unauthenticated`, `Forbidden`.
     pub(super) fn may_write(&self, write: &Write) -> Result<(), ApiError> {
-        let needs = needs(&Command::Batch(vec![write.clone()]).into());
-        self.judge(&needs).inspect_err(|_| self.audit(&needs, false))
+        self.may(&needs(&Command::Batch(vec![write.clone()]).into()))
     }
 
-    fn judge(&self, needs: &[Need]) -> Result<(), ApiError> {
+    /// May the request do one of these to some key? Else its body need not be read.
+    ///
+    /// # Errors
+    /// `Unauthenticated`, `Forbidden`.
+    pub(super) fn may_some(&self, verbs: &[Verb]) -> Result<(), ApiError> {
+        if self.config.access.now().may_some(&self.origin.caller, verbs) {
+            return Ok(());
+        }
+        let needs: Vec<Need> = verbs.iter().copied().map(Need::all).collect();
+        self.may(&needs)
+    }
+
+    /// May the request read this key? Nobody is told: it is about what an answer shows.
+    pub(super) fn sees(&self, key: &[u8]) -> bool {
+        self.judge(&[Need::new(Verb::Read, Span::key(key))]).is_ok()
+    }
+
+    /// Comes back when who sent the request may not do this any more, because the credentials are
+    /// over or not known, or allow less: for what lasts longer than a request.
+    pub(super) fn until_denied(&self, needs: Vec<Need>) -> impl Future<Output = ()> + Send + use<> {
+        let (access, caller) = (self.config.access.clone(), self.origin.caller.clone());
+        async move {
+            let mut changes = access.changes();
+            loop {
+                let directory = Arc::clone(&changes.borrow_and_update());
+                let now_ms = wall_ms();
+                let known = directory.again(&caller, now_ms);
+                if known.and_then(|caller| directory.allow(&caller, &needs)).is_err() {
+                    return;
+                }
+                // The clock of the system may be set meanwhile, so not all of it at once.
+                let left = directory.end_of(&caller).map(|end| end.saturating_sub(now_ms).max(1));
+                let over = async {
+                    match left {
+                        Some(ms) => sleep(Duration::from_millis(ms).min(LOOK_AGAIN)).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return },
+                    () = over => {}
+                }
+            }
+        }
+    }
+
+    pub(super) fn judge(&self, needs: &[Need]) -> Result<(), ApiError> {
         let directory = self.config.access.now();
         directory.allow(&self.origin.caller, needs).map_err(|denied| match denied {
             Denied::Unauthenticated => ApiError::Unauthenticated,
@@ -197,28 +256,8 @@ impl FromRequestParts<Self> for Edge {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct IsNode(pub(super) bool);
 
-/// Who sends this? Asked once, before anything else is looked at.
-///
-/// # Errors
-/// `Unauthenticated`: credentials that are not known, or not any more.
-pub(super) fn identify(edge: &Edge, request: &HttpRequest) -> Result<Caller, ApiError> {
-    let mut given = request.headers().get_all(header::AUTHORIZATION).iter();
-    let credentials = given.next().map(|value| value.to_str().unwrap_or_default());
-    if given.next().is_some() {
-        return Err(ApiError::Unauthenticated);
-    }
-    if credentials.is_none() && request.extensions().get().is_some_and(|IsNode(is)| *is) {
-        return Ok(Caller::Peer);
-    }
-    let directory = edge.config.access.now();
-    let caller = directory.identify(credentials, crate::node::wall_ms());
-    caller.map_err(|_| ApiError::Unauthenticated)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use axum::Router;
     use axum::body::Body;
     use axum::http::{Method, Request as HttpRequest};
@@ -310,7 +349,7 @@ mod tests {
 
     async fn is_denied(router: &Router, method: &str, target: &str, body: &'static str) {
         let method = Method::from_bytes(method.to_uppercase().as_bytes()).expect("a method");
-        let mut request = HttpRequest::builder().method(&method).uri(target);
+        let mut request = HttpRequest::builder().method(&method).uri(target).header("host", "x");
         if method == Method::PATCH {
             request = request.header("content-type", "application/merge-patch+json");
         }

@@ -21,10 +21,13 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::Edge;
+use super::access::Verb;
 use super::batch_line::{BatchAnswer, BatchLine, read, weight};
 use super::error::{ApiError, Problem};
 use super::extract::{BODY_RATE, Query};
+use super::held::Share;
 use super::lines::{NDJSON, write_line};
+use super::poll::Place;
 use super::propose::fence;
 use super::pull::{self, Step};
 use crate::machine::{Applied, Command, Write};
@@ -76,6 +79,8 @@ pub(super) async fn batch(edge: Edge, request: Request) -> Result<Response, ApiE
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
     edge.timeout(&query)?;
     fence(&head.headers)?;
+    // Which keys it is about is known line by line. Who may write none has nothing to send.
+    edge.may_some(&[Verb::Write])?;
     if head.headers.contains_key("idempotency-key") {
         return Err(ApiError::Unprocessable(
             "Idempotency-Key is not supported for batches; put conditions on the writes".into(),
@@ -95,9 +100,15 @@ pub(super) async fn batch(edge: Edge, request: Request) -> Result<Response, ApiE
         since: Instant::now(),
         body_timeout: edge.config.http.body_timeout,
         line_max: usize::try_from(line_max).unwrap_or(usize::MAX),
+        share: edge.share(),
+        taken: 0,
+        left: None,
     };
     // Nothing is answered before something came: who waits to be told to go on is told.
     input.fill().await?;
+    // From here on each entry has a place of its own: a batch may last as long as its client
+    // likes, and what it holds meanwhile is counted.
+    Place::free(&head.extensions);
     let headers = head.headers;
     let held = None;
     let batch = Batch { edge, headers, query, input, held, lines: 0, applied: 0, done: None };
@@ -119,24 +130,45 @@ struct Input {
     since: Instant,
     body_timeout: Duration,
     line_max: usize,
+    /// Of the bytes of bodies in flight: what has come, and the lines of this entry.
+    share: Share,
+    /// Bytes of the lines of this entry.
+    taken: usize,
+    /// What came and found no room.
+    left: Option<Bytes>,
 }
 
 impl Input {
-    /// Waits for more of the body.
+    /// Waits for more of the body. What finds no room now is taken the next time.
     async fn fill(&mut self) -> Result<(), ApiError> {
+        let data = match self.left.take() {
+            Some(left) => left,
+            None => match self.next().await? {
+                Some(data) => data,
+                None => return Ok(()),
+            },
+        };
+        let held = self.buffer.len() + self.taken + data.len();
+        if let Err(error) = self.share.grow_to(held as u64) {
+            self.left = Some(data);
+            return Err(error);
+        }
+        self.buffer.extend_from_slice(&data);
+        Ok(())
+    }
+
+    /// What comes next of the body; `None`: its end, or nothing that counts.
+    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         let earned = Duration::from_secs(self.buffer.len() as u64 / BODY_RATE);
         let until = self.since + self.body_timeout + earned;
         let frame = timeout_at(until, self.body.frame()).await.map_err(|_| ApiError::TooSlow)?;
         let Some(frame) = frame else {
             self.over = true;
-            return Ok(());
+            return Ok(None);
         };
         let frame =
             frame.map_err(|error| ApiError::BadRequest(format!("the body broke off: {error}")))?;
-        if let Ok(data) = frame.into_data() {
-            self.buffer.extend_from_slice(&data);
-        }
-        Ok(())
+        Ok(frame.into_data().ok())
     }
 
     /// The same, if there is more already. The connection reads only when it has its turn, so
@@ -150,6 +182,13 @@ impl Input {
             }
         }
         Ok(false)
+    }
+
+    /// The lines of the entry before are done; `kept` bytes of them are for the next one.
+    fn begin_entry(&mut self, kept: usize) {
+        self.since = Instant::now();
+        self.taken = kept;
+        self.share.shrink_to((self.buffer.len() + kept) as u64);
     }
 
     /// The next line that is whole and not empty, and its number.
@@ -267,7 +306,7 @@ fn step(mut batch: Batch) -> Step<Batch> {
 impl Batch {
     /// Fills an entry with what has come; waits only while there is nothing to do.
     async fn pack(&mut self, pack: &mut Pack) -> Option<Over> {
-        self.input.since = Instant::now();
+        self.input.begin_entry(self.held.as_ref().map_or(0, |(_, write)| weight(write)));
         if let Some((number, write)) = self.held.take() {
             self.held = pack.add(number, write);
         }
@@ -285,7 +324,10 @@ impl Batch {
             let (number, line) = line;
             match read(&line, self.edge.config.limits.value) {
                 Ok(write) => match self.edge.may_write(&write) {
-                    Ok(()) => self.held = pack.add(number, write),
+                    Ok(()) => {
+                        self.input.taken += line.len();
+                        self.held = pack.add(number, write);
+                    }
                     Err(error) => pack.refused.push((number, error)),
                 },
                 Err(error @ ApiError::BadRequest(_)) => {
@@ -302,7 +344,11 @@ impl Batch {
     /// Reads on; `false`: what there is shall not wait for it.
     async fn more(&mut self, pack: &Pack) -> Result<bool, ApiError> {
         if !pack.writes.is_empty() || !pack.refused.is_empty() {
-            return self.input.fill_at_once().await;
+            return match self.input.fill_at_once().await {
+                // What is there is written first, which makes room.
+                Err(ApiError::TooManyBytes { .. }) => Ok(false),
+                filled => filled,
+            };
         }
         let handle = self.edge.handle.clone();
         tokio::select! {
@@ -371,7 +417,8 @@ impl Batch {
 
     /// Throws away what the client sends after the end.
     async fn drain(&mut self, until: Instant) {
-        self.input.buffer.clear();
+        (self.input.buffer, self.input.left) = (BytesMut::new(), None);
+        self.input.begin_entry(0);
         while !self.input.over
             && let Ok(Some(Ok(_))) = timeout_at(until, self.input.body.frame()).await
         {}

@@ -12,6 +12,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Edge;
+use super::access::{Need, Verb};
 use super::error::{ApiError, Problem};
 use super::extract::Query;
 use crate::machine::{Applied, Command, Span};
@@ -64,6 +65,7 @@ pub(super) async fn erase(edge: Edge, request: Request) -> Result<Response, ApiE
             return Err(ApiError::Unprocessable(why));
         }
     }
+    edge.may(&[Need::new(Verb::Write, span.clone())])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }

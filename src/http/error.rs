@@ -21,6 +21,8 @@ pub(super) enum ApiError {
     Unauthenticated,
     /// Who asks may not do this.
     Forbidden(&'static str),
+    /// The page of another server asks, in the browser of somebody who may do this.
+    CrossOrigin,
     /// There is no such key or route.
     NotFound(String),
     /// The route exists, the method does not.
@@ -177,7 +179,9 @@ impl ApiError {
             Self::Unauthenticated => {
                 (StatusCode::UNAUTHORIZED, "unauthenticated", "Not authenticated")
             }
-            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Forbidden"),
+            Self::Forbidden(_) | Self::CrossOrigin => {
+                (StatusCode::FORBIDDEN, "forbidden", "Forbidden")
+            }
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
@@ -246,6 +250,7 @@ impl ApiError {
                 "send a token that is known and not over: Authorization: Bearer TOKEN".into()
             }
             Self::Forbidden(verb) => format!("this token may not do that: it lacks {verb:?} there"),
+            Self::CrossOrigin => "pages of other servers may not change anything here".into(),
             Self::MethodNotAllowed => "this route has other methods; see the Allow header".into(),
             Self::TooSlow => "the body did not arrive in time".into(),
             Self::PreconditionFailed { current: Some(revision) } => {
@@ -292,6 +297,7 @@ impl ApiError {
             Self::BadRequest(_)
             | Self::Unauthenticated
             | Self::Forbidden(_)
+            | Self::CrossOrigin
             | Self::NotFound(_)
             | Self::MethodNotAllowed
             | Self::TooSlow
@@ -344,6 +350,7 @@ impl ApiError {
             Self::BadRequest(_)
             | Self::Unauthenticated
             | Self::Forbidden(_)
+            | Self::CrossOrigin
             | Self::NotFound(_)
             | Self::MethodNotAllowed
             | Self::TooSlow

@@ -34,7 +34,9 @@ pub(super) struct Share {
 }
 
 impl Share {
-    fn grow_to(&mut self, bytes: u64) -> Result<(), ApiError> {
+    /// # Errors
+    /// `TooManyBytes`: there is no room for so many; it is as large as before.
+    pub(super) fn grow_to(&mut self, bytes: u64) -> Result<(), ApiError> {
         let more = bytes.saturating_sub(self.bytes);
         let limit = self.of.limit;
         let grown = |held: u64| held.checked_add(more).filter(|sum| *sum <= limit);
@@ -45,6 +47,13 @@ impl Share {
         self.bytes += more;
         Ok(())
     }
+
+    /// Gives back what is not held any more.
+    pub(super) fn shrink_to(&mut self, bytes: u64) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.of.bytes.fetch_sub(less, Ordering::Relaxed);
+        self.bytes -= less;
+    }
 }
 
 impl Drop for Share {
@@ -54,6 +63,11 @@ impl Drop for Share {
 }
 
 impl Edge {
+    /// Nothing yet, to grow with what a request holds.
+    pub(super) fn share(&self) -> Share {
+        Share { of: self.held.clone(), bytes: 0 }
+    }
+
     /// Reads a body that may be large. Keep the share until the request is answered.
     pub(super) async fn body(
         &self,
@@ -61,7 +75,7 @@ impl Edge {
         body: Body,
         limit: u64,
     ) -> Result<(Bytes, Share), ApiError> {
-        let mut share = Share { of: self.held.clone(), bytes: 0 };
+        let mut share = self.share();
         let count = |bytes| share.grow_to(bytes);
         let bytes = extract::counted_body(headers, body, limit, &self.config.http, count).await?;
         Ok((bytes, share))
@@ -79,12 +93,15 @@ mod tests {
         let (mut one, mut two) = (share(), share());
         assert_eq!(one.grow_to(4), Ok(()));
         assert_eq!(one.grow_to(6), Ok(()), "it grows to, not by");
-        assert_eq!(one.grow_to(5), Ok(()), "and never shrinks");
+        assert_eq!(one.grow_to(5), Ok(()), "and does not shrink");
         assert_eq!(two.grow_to(5), Err(ApiError::TooManyBytes { limit: 10, actual: 11 }));
         assert!(two.grow_to(u64::MAX).is_err());
         assert_eq!(two.grow_to(4), Ok(()));
         drop(one);
         assert_eq!(two.grow_to(10), Ok(()));
+        two.shrink_to(3);
+        two.shrink_to(4);
+        assert_eq!(of.bytes.load(Ordering::Relaxed), 3, "it shrinks, and does not grow");
         drop(two);
         assert_eq!(of.bytes.load(Ordering::Relaxed), 0);
     }

@@ -9,12 +9,13 @@ use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
 use super::Edge;
+use super::access::{Need, Verb};
 use super::envelope::{Deleted, Touched, Written, shown_lease, shown_ttl};
 pub(super) use super::envelope::{Envelope, RawValue, shown_key};
 use super::error::{ApiError, Problem, etag};
 use super::extract::{self, Query};
 use super::propose::{life, ttl_ms};
-use crate::machine::{self, Applied, CONTENT_TYPE_MAX, Command, OwnedRecord};
+use crate::machine::{self, Applied, CONTENT_TYPE_MAX, Command, OwnedRecord, Span};
 
 /// Where the keys are.
 pub(super) const PREFIX: &str = "/v1/keys/";
@@ -69,6 +70,7 @@ pub(super) async fn put(edge: Edge, request: Request) -> Result<Response, ApiErr
     let (life, prev) = (life(&query)?, query.flag("prev")?);
     let conditions = extract::conditions(&head.headers)?;
     let content_type = given_type(&head.headers)?;
+    edge.may(&[Need::new(Verb::Write, Span::key(&key))])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
@@ -150,6 +152,7 @@ pub(super) async fn delete(edge: Edge, request: Request) -> Result<Response, Api
     let query = Query::parse(&head.uri, &["prev", "timeout", "redirect"])?;
     let prev = query.flag("prev")?;
     let conditions = extract::conditions(&head.headers)?;
+    edge.may(&[Need::new(Verb::Write, Span::key(&key))])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
@@ -223,6 +226,7 @@ pub(super) async fn patch(edge: Edge, request: Request) -> Result<Response, ApiE
     if !is_merge_patch(&head.headers) {
         return Err(ApiError::UnsupportedType { wanted: MERGE_PATCH, header: "accept-patch" });
     }
+    edge.may(&[Need::new(Verb::Write, Span::key(&key))])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }

@@ -15,7 +15,8 @@ use super::extract::{self, NUMBER_MAX, Query};
 use super::keys::shown_key;
 use super::txn_body::lease_ttl_ms;
 use crate::config::show_duration;
-use crate::machine::{Applied, Command, Granted, LeaseView, View};
+use crate::machine::{Applied, Command, Granted, LeaseView, Span, View};
+use crate::node::Consistency;
 
 /// Largest body: a thousand ids.
 const BODY_MAX: u64 = 64 << 10;
@@ -97,7 +98,8 @@ pub(super) struct LeaseInfo {
     left: String,
     /// How many keys hang on it.
     keys: u64,
-    /// Which, in key order; only if it was asked for, at most `limits.list_items`.
+    /// Which, in key order; only if it was asked for, at most `limits.list_items`, and of those
+    /// that the client may read.
     #[serde(skip_serializing_if = "Option::is_none")]
     attached: Option<Vec<AttachedKey>>,
 }
@@ -181,6 +183,7 @@ fn shown(ms: u64) -> String {
 pub(super) async fn make(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
+    edge.may(&[Need::all(Verb::Lease)])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
@@ -226,10 +229,10 @@ pub(super) async fn list(edge: Edge, request: Request) -> Result<Response, ApiEr
     let query = Query::parse(uri, &known)?;
     let limit = edge.page_limit(&query)?;
     let after = query.number("after")?.unwrap_or(0);
+    edge.allow(&[Need::all(Verb::Lease)])?;
     if let Some(elsewhere) = edge.redirect(&query, uri)? {
         return Ok(elsewhere);
     }
-    edge.allow(&[Need::all(Verb::Lease)])?;
     let view = edge.view(&query).await?;
     let mut found = view.leases(after, limit + 1)?;
     let more = found.len() > limit;
@@ -269,10 +272,10 @@ pub(super) async fn look(
     let known = ["keys", "consistency", "min_revision", "timeout", "redirect"];
     let query = Query::parse(uri, &known)?;
     let (id, with_keys) = (path_id(&id)?, query.flag("keys")?);
+    edge.allow(&[Need::all(Verb::Lease)])?;
     if let Some(elsewhere) = edge.redirect(&query, uri)? {
         return Ok(elsewhere);
     }
-    edge.allow(&[Need::all(Verb::Lease)])?;
     let view = edge.view(&query).await?;
     let Some(lease) = view.lease(id)? else { return Err(no_lease(id)) };
     let mut info = LeaseInfo::new(&view, &lease);
@@ -280,8 +283,10 @@ pub(super) async fn look(
         let most = usize::try_from(edge.config.limits.list_items).unwrap_or(usize::MAX);
         let mut keys = Vec::new();
         view.lease_keys(id, |key| {
-            let (key, key_b64) = shown_key(key);
-            keys.push(AttachedKey { key, key_b64 });
+            if edge.sees(key) {
+                let (key, key_b64) = shown_key(key);
+                keys.push(AttachedKey { key, key_b64 });
+            }
             keys.len() < most
         })?;
         info.attached = Some(keys);
@@ -320,6 +325,7 @@ pub(super) async fn keep_one(
     let (head, _) = request.into_parts();
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
     let id = path_id(&id)?;
+    edge.may(&[Need::all(Verb::Lease)])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
@@ -358,6 +364,7 @@ pub(super) async fn keep_one(
 pub(super) async fn keep_many(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
+    edge.may(&[Need::all(Verb::Lease)])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
@@ -383,7 +390,8 @@ pub(super) async fn keep_many(edge: Edge, request: Request) -> Result<Response, 
 
 /// End a lease
 ///
-/// With its keys and locks, all at one revision.
+/// With its keys and locks, all at one revision. Where there are tokens, it takes the right to
+/// write each of the keys.
 #[utoipa::path(
     delete, path = "/v1/leases/{id}", operation_id = "endLease", tag = "leases",
     params(
@@ -413,9 +421,11 @@ pub(super) async fn end(
     let (head, _) = request.into_parts();
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
     let id = path_id(&id)?;
+    edge.may(&[Need::all(Verb::Lease)])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
+    edge.may_end(&query, |_| Ok(Some(id))).await?;
     let done = edge.write(&head.headers, &query, Command::Revoke { id }).await?;
     Ok(done.answer(|applied| {
         let Applied::Revoked { deleted, revision } = applied else {
@@ -436,6 +446,26 @@ fn no_lease(id: u64) -> ApiError {
 }
 
 impl Edge {
+    /// May the request delete the keys that go with the lease that `which` finds? Judged on what
+    /// is attached now: who attaches more before the lease ends meant them to go with it.
+    pub(super) async fn may_end(
+        &self,
+        query: &Query,
+        which: impl FnOnce(&View) -> Result<Option<u64>, ApiError>,
+    ) -> Result<(), ApiError> {
+        if self.judge(&[Need::all(Verb::Write)]).is_ok() {
+            return Ok(());
+        }
+        let view = self.handle.view(Consistency::Linearizable, self.timeout(query)?).await?;
+        let Some(id) = which(&view)? else { return Ok(()) };
+        let mut allowed = Ok(());
+        view.lease_keys(id, |key| {
+            allowed = self.may(&[Need::new(Verb::Write, Span::key(key))]);
+            allowed.is_ok()
+        })?;
+        allowed
+    }
+
     /// How many items a page has at most.
     pub(super) fn page_limit(&self, query: &Query) -> Result<usize, ApiError> {
         let most = u64::from(self.config.limits.list_items);

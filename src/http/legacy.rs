@@ -62,6 +62,7 @@ pub(super) async fn set(edge: Edge, request: Request) -> Result<Response, ApiErr
     if kind.is_some_and(|kind| kind.to_ascii_lowercase().starts_with("multipart/")) {
         return Err(ApiError::UnsupportedType { wanted: FORM, header: "accept-post" });
     }
+    edge.may(&[Need::new(Verb::Write, Span::key(&key))])?;
     let limits = &edge.config.limits;
     // Every byte of the value may be written as three.
     let limit = limits.value * 3 + FORM_EXTRA;

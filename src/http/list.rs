@@ -14,6 +14,7 @@ use super::extract::Query;
 use super::keys::{Envelope, shown_key};
 use super::lines::{self, ListLine};
 use super::listing::{Found, PARAMETERS, Wanted};
+use super::poll::Place;
 use crate::machine::{Item, View};
 
 /// Bytes of keys and values in one page, unless its first item is larger.
@@ -93,6 +94,7 @@ pub(super) async fn list(edge: Edge, request: Request) -> Result<Response, ApiEr
     if lines::wanted(&head.headers) {
         // Each piece of lines takes a view of its own.
         drop(view);
+        Place::free(&head.extensions);
         return Ok((vary, lines::response(edge, wanted, revision)).into_response());
     }
     let most = u64::from(edge.config.limits.list_items);

@@ -24,7 +24,7 @@ use super::propose::Done;
 use super::txn_body::lease_ttl_ms;
 use super::wait::{Ended, Place};
 use crate::config::{parse_duration, show_duration};
-use crate::machine::{Applied, Claim, Command, LOCK_NAME_MAX, OWNER_MAX, Span};
+use crate::machine::{Applied, Claim, Command, LOCK_NAME_MAX, OWNER_MAX, Span, View};
 
 const PREFIX: &str = "/v1/locks/";
 /// How long a refusal waits for this replica to know the holder, whom it names.
@@ -220,6 +220,7 @@ pub(super) async fn take(edge: Edge, request: Request) -> Result<Response, ApiEr
     let name = lock_name(&head.uri)?;
     let query = Query::parse(&head.uri, &["timeout", "redirect"])?;
     edge.timeout(&query)?;
+    edge.may(&[Need::new(Verb::Lock, Span::key(&name))])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
@@ -373,10 +374,10 @@ pub(super) async fn look(edge: Edge, request: Request) -> Result<Response, ApiEr
     let uri = request.uri();
     let name = lock_name(uri)?;
     let query = Query::parse(uri, &["consistency", "min_revision", "timeout", "redirect"])?;
+    edge.allow(&[Need::new(Verb::Lock, Span::key(&name))])?;
     if let Some(elsewhere) = edge.redirect(&query, uri)? {
         return Ok(elsewhere);
     }
-    edge.allow(&[Need::new(Verb::Lock, Span::key(&name))])?;
     let view = edge.view(&query).await?;
     let Some(lock) = view.lock(&name, SHOWN)? else {
         return Err(ApiError::NotFound("nobody holds this lock".into()));
@@ -419,10 +420,10 @@ pub(super) async fn list(edge: Edge, request: Request) -> Result<Response, ApiEr
     let query = Query::parse(uri, &known)?;
     let limit = edge.page_limit(&query)?;
     let after = query.bytes("after").unwrap_or_default();
+    edge.allow(&[Need::all(Verb::Lock)])?;
     if let Some(elsewhere) = edge.redirect(&query, uri)? {
         return Ok(elsewhere);
     }
-    edge.allow(&[Need::all(Verb::Lock)])?;
     let view = edge.view(&query).await?;
     let mut found = view.locks(after, limit + 1)?;
     let more = found.len() > limit;
@@ -435,7 +436,8 @@ pub(super) async fn list(edge: Edge, request: Request) -> Result<Response, ApiEr
 /// Give a lock back
 ///
 /// Or a place in its queue. The lease that was made for it ends, with all that hangs on it; a
-/// lease of the client's goes on. Whoever is first in the queue holds the lock at once.
+/// lease of the client's goes on. Whoever is first in the queue holds the lock at once. Where
+/// there are tokens, it takes the right to write each of the keys that go.
 #[utoipa::path(
     delete, path = "/v1/locks/{name}", operation_id = "releaseLock", tag = "locks",
     params(
@@ -470,9 +472,18 @@ pub(super) async fn release(edge: Edge, request: Request) -> Result<Response, Ap
             return Err(ApiError::BadRequest("give token, or ticket: which one is yours?".into()));
         }
     };
+    edge.may(&[Need::new(Verb::Lock, Span::key(&name))])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }
+    let made = |view: &View| {
+        let Some(lock) = view.lock(&name, usize::MAX)? else { return Ok(None) };
+        let is_it = |claim: &Claim| claim.ticket == ticket || claim.token == ticket;
+        let claim = [lock.holder].into_iter().chain(lock.waiting).find(is_it);
+        // One that was made for the lock ends with it.
+        Ok(claim.filter(|claim| claim.lease == claim.ticket).map(|claim| claim.lease))
+    };
+    edge.may_end(&query, made).await?;
     let done = edge.write(&head.headers, &query, Command::Unlock { name, ticket }).await?;
     Ok(done.answer(|applied| {
         let Applied::Unlocked { revision } = applied else { return Err(ApiError::of(applied)) };

@@ -98,10 +98,16 @@ pub(super) struct MemberSet {
 )]
 pub(super) async fn add(edge: Edge, request: Request) -> Result<Response, ApiError> {
     let asked = Asked::read(&edge, request).await?;
+    if !edge.config.access.now().may_have_company() {
+        return Err(ApiError::Unprocessable(
+            "there are tokens, and nothing says who is a node: set auth.peer_secret or tls.ca first"
+                .into(),
+        ));
+    }
     let member: NewMember = asked.json()?;
     let change = MemberChange::Add {
         id: node_id(member.id)?,
-        url: address(&member.url)?,
+        url: edge.address(&member.url)?,
         incarnation: member.incarnation.as_deref().map(life).transpose()?,
         promote: member.role == Some(MemberRole::Voter),
     };
@@ -141,7 +147,7 @@ pub(super) async fn set(
     let change = MemberChange::Set {
         id: path_id(&id)?,
         voter: role.map(|role| role == MemberRole::Voter),
-        url: url.as_deref().map(address).transpose()?,
+        url: url.as_deref().map(|url| edge.address(url)).transpose()?,
     };
     asked.carry_out(&edge, change, StatusCode::OK).await
 }
@@ -205,7 +211,7 @@ pub(super) async fn replace(edge: Edge, request: Request) -> Result<Response, Ap
         if wanted.iter().any(|(other, ..)| *other == id) {
             return Err(ApiError::BadRequest(format!("member {} is named twice", id.0)));
         }
-        wanted.push((id, address(&member.url)?, member.role != Some(MemberRole::Learner)));
+        wanted.push((id, edge.address(&member.url)?, member.role != Some(MemberRole::Learner)));
     }
     let change = MemberChange::Replace { members: wanted };
     asked.carry_out(&edge, change, StatusCode::OK).await
@@ -328,18 +334,29 @@ fn life(text: &str) -> Result<u64, ApiError> {
         .map_err(|_| ApiError::BadRequest("an incarnation is sixteen hexadecimal digits".into()))
 }
 
-/// An address is data: host and port, nothing that a node could be made to fetch.
-fn address(url: &str) -> Result<String, ApiError> {
-    let url = url.trim_end_matches('/');
-    if let Some(problem) = crate::config::url_problem(url) {
-        return Err(ApiError::BadRequest(format!("url: {problem}")));
+impl Edge {
+    /// Is this a URL as nodes of this cluster have it? Either all speak TLS to each other or none
+    /// does: to one without it, what the others keep secret would be sent in the clear.
+    pub(super) fn speaks(&self, url: &str) -> bool {
+        url.split_once("://").is_some_and(|(scheme, _)| scheme == self.config.tls.scheme())
     }
-    match host(url) {
-        Some(host) if is_link_local(&host) => {
-            Err(ApiError::BadRequest(format!("url: {url} is a link-local address")))
+
+    /// An address is data: host and port, nothing that a node could be made to fetch.
+    fn address(&self, url: &str) -> Result<String, ApiError> {
+        let url = url.trim_end_matches('/');
+        let refused = |why: String| Err(ApiError::BadRequest(format!("url: {why}")));
+        if let Some(problem) = crate::config::url_problem(url) {
+            return refused(problem);
         }
-        Some(_) => Ok(url.to_owned()),
-        None => Err(ApiError::BadRequest(format!("url: {url} names no host"))),
+        if !self.speaks(url) {
+            let scheme = self.config.tls.scheme();
+            return refused(format!("{url} does not begin with {scheme}://, as nodes here do"));
+        }
+        match host(url) {
+            Some(host) if is_link_local(&host) => refused(format!("{url} is a link-local address")),
+            Some(_) => Ok(url.to_owned()),
+            None => refused(format!("{url} names no host")),
+        }
     }
 }
 

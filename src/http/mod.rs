@@ -19,6 +19,7 @@ mod erase;
 mod error;
 mod extract;
 mod framing;
+mod gate;
 mod handover;
 mod held;
 mod history;
@@ -68,6 +69,7 @@ use utoipa_swagger_ui::{Config as UiConfig, SwaggerUi};
 
 pub use serve::serve;
 
+use crate::auth::Caller;
 use crate::config::Config;
 use crate::metrics::{self, HttpSeries};
 use crate::node::Handle;
@@ -84,6 +86,9 @@ const REQUEST_ID_MAX: usize = 128;
 /// What the pages of `/docs` may load: their own files, and images and styles within them.
 const DOCS_POLICY: &str = "default-src 'self'; img-src 'self' data:; \
     style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
+/// Whoever may do one of these is told the revision with each answer anyway.
+const KNOWING: [Verb; 6] =
+    [Verb::Read, Verb::Write, Verb::Lease, Verb::Lock, Verb::Observe, Verb::Operate];
 const REQUEST_ID: HeaderName = HeaderName::from_static(crate::logs::REQUEST_ID);
 
 #[derive(OpenApi)]
@@ -121,7 +126,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static(crate::logs::REQUEST_ID);
     ),
     components(schemas(
         keys::Envelope, keys::RawValue, Problem, watch::WatchEvent, watch::WatchProgress, watch::WatchDraining,
-        watch::WatchLagged,
+        watch::WatchLagged, watch::WatchDenied,
     )),
 )]
 struct Description;
@@ -261,11 +266,6 @@ fn router(edge: Edge) -> Router {
             "/v1/cluster/members/{id}",
             measured("/v1/cluster/members/{id}", patch(members::set).delete(members::remove)),
         )
-        .route("/v1/raft/append", measured("/v1/raft/append", post(raft::append)))
-        .route("/v1/raft/vote", measured("/v1/raft/vote", post(raft::vote)))
-        .route("/v1/raft/snapshot", measured("/v1/raft/snapshot", post(raft::snapshot)))
-        .route("/v1/raft/propose", measured("/v1/raft/propose", post(raft::propose)))
-        .route("/v1/raft/handover", measured("/v1/raft/handover", post(raft::handover)))
         .route("/v1/backup", measured("/v1/backup", get(backup::backup)))
         .route("/openapi.json", measured("/openapi.json", get(ops::description)))
         .route("/ui", measured("/ui", get(ui::page)))
@@ -273,6 +273,7 @@ fn router(edge: Edge) -> Router {
         .route("/status", measured("/status", get(legacy::status)));
     data.merge(rest)
         .merge(probe_routes())
+        .merge(peer_routes())
         .merge(admin_routes())
         .merge(ui::slash())
         .merge(docs(&edge))
@@ -289,6 +290,15 @@ fn admin_routes() -> Router<Edge> {
         .route("/v1/admin/log", measured("/v1/admin/log", get(logs::look).put(logs::set)))
 }
 
+fn peer_routes() -> Router<Edge> {
+    Router::new()
+        .route("/v1/raft/append", measured("/v1/raft/append", post(raft::append)))
+        .route("/v1/raft/vote", measured("/v1/raft/vote", post(raft::vote)))
+        .route("/v1/raft/snapshot", measured("/v1/raft/snapshot", post(raft::snapshot)))
+        .route("/v1/raft/propose", measured("/v1/raft/propose", post(raft::propose)))
+        .route("/v1/raft/handover", measured("/v1/raft/handover", post(raft::handover)))
+}
+
 fn probe_routes() -> Router<Edge> {
     Router::new()
         .route("/livez", measured("/livez", get(ops::livez)))
@@ -296,10 +306,11 @@ fn probe_routes() -> Router<Edge> {
         .route("/metrics", measured("/metrics", get(ops::scrape)))
 }
 
-/// What is answered on the connections beyond the limit: how the node is, and to everybody
-/// else that there are too many. Each of them is used once.
-fn probes(edge: Edge) -> Router {
+/// What is answered on the connections beyond the limit: how the node is, what nodes say to each
+/// other, and to everybody else that there are too many. Each of them is used once.
+fn few(edge: Edge) -> Router {
     probe_routes()
+        .merge(peer_routes())
         .fallback(async || ApiError::Overloaded)
         .layer(from_fn_with_state(edge.clone(), finish))
         .layer(map_response(async |mut response: Response| {
@@ -369,8 +380,10 @@ async fn admit(State(edge): State<Edge>, mut request: Request, next: Next) -> Re
         Ok(permit) => {
             let place = Place::new(permit);
             request.extensions_mut().insert(place.clone());
-            let response = next.run(request).await;
-            place.give_away();
+            let mut response = next.run(request).await;
+            // Until the client has the answer, unless the route gave it away: what has no end,
+            // or is made as it is taken, must not keep others out.
+            response.extensions_mut().insert(place);
             response
         }
         Err(_) if edge.handle.is_draining() => {
@@ -429,11 +442,16 @@ async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> R
     let head = head_bytes(&request);
     let limit = edge.config.limits.header_bytes;
     let span = told.span();
+    let knows = |caller: &Caller| edge.config.access.now().may_some(caller, &KNOWING);
+    let mut knows_something = knows(&Caller::Anonymous);
     let mut response = if head > limit {
         unmatched(request.method(), ApiError::HeadTooLarge { limit, actual: head })
+    } else if let Err(error) = gate::sound(&request, &told) {
+        unmatched(request.method(), error)
     } else {
-        match access::identify(&edge, &request) {
+        match gate::caller(&edge, &request, &told) {
             Ok(caller) => {
+                knows_something = knows(&caller);
                 request.extensions_mut().insert(caller);
                 next.run(request).instrument(span).await
             }
@@ -455,7 +473,8 @@ async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> R
     headers.insert(REQUEST_ID, id);
     let is_stranger = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
-    if data && !is_stranger {
+    // Who may do nothing here is not told either how far this cluster is.
+    if data && knows_something && !is_stranger {
         let status = edge.handle.status();
         let revision = if is_stale {
             edge.handle.stale_view().revision()

@@ -5,6 +5,9 @@
 //! hyper has one deadline for both, from the moment it waits for a head. So reads are timed
 //! here, and [`InProgress`] tells them when a request is being worked on.
 //!
+//! Who takes nothing of an answer loses the connection as well, however much of the answer is
+//! left to be made: what counts is what the system takes from us, TLS included.
+//!
 //! A head that begins in the same packet as the end of the request before it is taken for
 //! idleness until its next byte.
 
@@ -23,6 +26,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::framing::Framing;
 use super::places::Places;
+use super::poll::Place;
 use super::stream::Stream;
 
 /// How long a client that was refused may go on sending what nobody reads.
@@ -110,16 +114,18 @@ impl Drop for InProgress {
     }
 }
 
-/// The body of a response; its request is in progress until it was handed over.
+/// The body of a response; its request is in progress until it was handed over, and keeps its
+/// place among those in flight if it has one still.
 #[derive(Debug)]
 pub(super) struct Answer {
     body: Body,
     _request: InProgress,
+    _place: Option<Place>,
 }
 
 impl Answer {
-    pub(super) fn new(body: Body, request: InProgress) -> Self {
-        Self { body, _request: request }
+    pub(super) fn new(body: Body, request: InProgress, place: Option<Place>) -> Self {
+        Self { body, _request: request, _place: place }
     }
 }
 
@@ -149,6 +155,7 @@ pub(super) struct Paced {
     progress: Arc<Progress>,
     header_timeout: Duration,
     idle_timeout: Duration,
+    write_timeout: Duration,
     /// Requests that were finished when the present wait began.
     seen: u64,
     /// Some of the next head has arrived.
@@ -157,8 +164,10 @@ pub(super) struct Paced {
     until: Instant,
     timer: Pin<Box<Sleep>>,
     lingers: bool,
-    /// When a client that has begun to take nothing is cut off.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// What the client had taken when it was last looked at.
+    taken: u64,
+    /// Since when it has taken nothing more, and the end of its time, while something waits.
+    stalled: Option<(Instant, Pin<Box<Sleep>>)>,
     framing: Framing,
     _places: Places,
 }
@@ -177,11 +186,13 @@ impl Paced {
             progress,
             header_timeout: http.header_timeout,
             idle_timeout: http.idle_timeout,
+            write_timeout: http.write_timeout,
             seen: 0,
             in_head: false,
             until,
             timer: Box::pin(sleep_until(until)),
             lingers: false,
+            taken: 0,
             stalled: None,
             framing: Framing::new(),
             _places: places,
@@ -254,7 +265,8 @@ impl AsyncWrite for Paced {
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.after_write(written, context)
+        self.after_write(&written);
+        self.stalls(written, context)
     }
 
     fn poll_flush(
@@ -262,7 +274,11 @@ impl AsyncWrite for Paced {
         context: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
         self.listen(context);
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if flushed.is_ready() {
+            self.stalled = None;
+        }
+        self.stalls(flushed, context)
     }
 
     /// Closing while the client still sends would make the kernel reset the connection, and
@@ -272,7 +288,8 @@ impl AsyncWrite for Paced {
         context: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
         if !self.lingers {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            let shut = Pin::new(&mut self.stream).poll_shutdown(context);
+            ready!(self.stalls(shut, context))?;
             // A head that hyper refused has had no chance to say so.
             let refused = self.framing.has_more_than(self.progress.started.load(Ordering::Relaxed));
             if !refused && !self.progress.unread.load(Ordering::Relaxed) {
@@ -302,7 +319,8 @@ impl AsyncWrite for Paced {
         parts: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.after_write(written, context)
+        self.after_write(&written);
+        self.stalls(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -313,12 +331,11 @@ impl AsyncWrite for Paced {
 impl Paced {
     /// Tells a request that waits when its client has gone. Here, because hyper flushes each
     /// time after it polled the request, and this task is woken when there is news.
-    fn listen(&self, context: &mut Context<'_>) {
+    fn listen(&mut self, context: &mut Context<'_>) {
         if !self.progress.listens.load(Ordering::Relaxed) {
             return;
         }
-        let mut byte = [0];
-        match self.stream.poll_peek(context, &mut ReadBuf::new(&mut byte)) {
+        match self.stream.poll_peek(context) {
             Poll::Ready(Ok(0) | Err(_)) => {
                 self.progress.listens.store(false, Ordering::Relaxed);
                 self.progress.gone.notify_one();
@@ -327,24 +344,40 @@ impl Paced {
         }
     }
 
-    /// Who still takes an answer is not idle. Who takes nothing may be cut off.
-    fn after_write(
-        &mut self,
-        written: Poll<std::io::Result<usize>>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<usize>> {
-        if written.is_ready() {
-            self.stalled = None;
-            if !self.in_head {
-                self.until = self.until.max(Instant::now() + self.idle_timeout);
-            }
-            return written;
+    /// Who still takes an answer is not idle.
+    fn after_write(&mut self, written: &Poll<std::io::Result<usize>>) {
+        if written.is_ready() && !self.in_head {
+            self.until = self.until.max(Instant::now() + self.idle_timeout);
         }
-        let patience = self.progress.patience();
-        let Some(Patience { limit, cut_off }) = &*patience else { return written };
-        let end = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(*limit)));
-        ready!(end.as_mut().poll(context));
-        cut_off.increment(1);
+    }
+
+    /// Who takes nothing while there is something to take is cut off: after the patience of the
+    /// present answer if it has its own, and when that is made and still not taken.
+    fn stalls<T>(
+        &mut self,
+        done: Poll<std::io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<T>> {
+        let taken = self.stream.written();
+        if std::mem::replace(&mut self.taken, taken) != taken {
+            self.stalled = None;
+        }
+        if done.is_ready() {
+            return done;
+        }
+        let own = self.progress.patience().clone();
+        let limit = own.as_ref().map_or(self.write_timeout, |own| own.limit);
+        let now = Instant::now();
+        let (since, timer) =
+            self.stalled.get_or_insert_with(|| (now, Box::pin(sleep_until(now + limit))));
+        let end = *since + limit;
+        if timer.deadline() != end {
+            timer.as_mut().reset(end);
+        }
+        ready!(timer.as_mut().poll(context));
+        if let Some(own) = own {
+            own.cut_off.increment(1);
+        }
         Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()))
     }
 }

@@ -1,10 +1,56 @@
-//! Places of connections: among all, and among those of the same address.
+//! Places of connections: among all, and among those of the same address. Nodes connect to each
+//! other whatever clients do, so it is known where the other members are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
+
+use crate::node::Handle;
+
+/// How often members and their names are looked up: nobody tells when a name means another
+/// address.
+const LOOK_UP: Duration = Duration::from_secs(5);
+
+/// Where the other members are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Members(Arc<RwLock<HashSet<IpAddr>>>);
+
+impl Members {
+    /// Is one of them there?
+    pub(super) fn are_at(&self, address: IpAddr) -> bool {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.contains(&address.to_canonical())
+    }
+
+    /// Looks them up from time to time, for ever.
+    pub(super) async fn keep_up(self, handle: Handle) {
+        let mut ticks = tokio::time::interval(LOOK_UP);
+        loop {
+            ticks.tick().await;
+            let status = handle.status();
+            let mut found = HashSet::new();
+            for member in status.members.iter().filter(|member| !member.is_self) {
+                found.extend(addresses(&member.url).await);
+            }
+            *self.0.write().unwrap_or_else(PoisonError::into_inner) = found;
+        }
+    }
+}
+
+/// Of the host of a URL; none when it cannot be looked up now.
+async fn addresses(url: &str) -> Vec<IpAddr> {
+    let Some((_, authority)) = url.split_once("://") else { return Vec::new() };
+    match tokio::net::lookup_host(authority).await {
+        Ok(found) => found.map(|address| address.ip().to_canonical()).collect(),
+        Err(error) => {
+            tracing::debug!(%url, %error, "a member's name means nothing now");
+            Vec::new()
+        }
+    }
+}
 
 /// How many connections each address has.
 #[derive(Clone, Debug)]
@@ -19,13 +65,13 @@ impl Addresses {
         Self { limit, taken: Arc::default() }
     }
 
-    /// A place for one more; `None`: this address has its share.
-    pub(super) fn place(&self, address: IpAddr) -> Option<Address> {
+    /// A place for one more; `None`: this address has its share, and is not free of the limit.
+    pub(super) fn place(&self, address: IpAddr, is_free: bool) -> Option<Address> {
         let address = whose(address);
         let mut taken = self.taken();
         let count = taken.entry(address).or_default();
         // Who is at the limit has others, so that no empty entry stays.
-        if self.limit > 0 && *count >= self.limit {
+        if self.limit > 0 && *count >= self.limit && !is_free {
             return None;
         }
         *count += 1;
@@ -88,20 +134,39 @@ mod tests {
     fn an_address_has_its_share_and_no_more() {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         let addresses = Addresses::new(2);
-        let first = addresses.place(address("10.0.0.1")).expect("a place");
-        let second = addresses.place(address("::ffff:10.0.0.1")).expect("a place");
-        assert!(addresses.place(address("10.0.0.1")).is_none());
-        let other = addresses.place(address("10.0.0.2")).expect("a place of another");
+        let first = addresses.place(address("10.0.0.1"), false).expect("a place");
+        let second = addresses.place(address("::ffff:10.0.0.1"), false).expect("a place");
+        assert!(addresses.place(address("10.0.0.1"), false).is_none());
+        let member = addresses.place(address("10.0.0.1"), true);
+        assert!(member.is_some(), "members are not clients");
+        drop(member);
+        let other = addresses.place(address("10.0.0.2"), false).expect("a place of another");
         drop(first);
-        let third = addresses.place(address("10.0.0.1")).expect("a place that is free again");
-        let six = [addresses.place(address("fd00::1:1")), addresses.place(address("fd00::2:2"))];
+        let third =
+            addresses.place(address("10.0.0.1"), false).expect("a place that is free again");
+        let six = [
+            addresses.place(address("fd00::1:1"), false),
+            addresses.place(address("fd00::2:2"), false),
+        ];
         assert!(six.iter().all(Option::is_some));
-        assert!(addresses.place(address("fd00::3")).is_none(), "of the same network");
-        assert!(addresses.place(address("fd00:0:0:1::3")).is_some());
+        assert!(addresses.place(address("fd00::3"), false).is_none(), "of the same network");
+        assert!(addresses.place(address("fd00:0:0:1::3"), false).is_some());
         drop((second, third, other, six));
         assert_eq!(addresses.taken().len(), 0, "nobody is remembered");
         let any = Addresses::new(0);
-        let many: Vec<_> = (0..5000).map_while(|_| any.place(address("10.0.0.1"))).collect();
+        let many: Vec<_> = (0..5000).map_while(|_| any.place(address("10.0.0.1"), false)).collect();
         assert_eq!(many.len(), 5000);
+    }
+
+    #[tokio::test]
+    async fn members_are_where_their_urls_say() {
+        let members = Members::default();
+        let found = addresses("http://127.0.0.2:3001").await;
+        *members.0.write().expect("no panic") = found.into_iter().collect();
+        assert!(members.are_at([127, 0, 0, 2].into()));
+        assert!(members.are_at("::ffff:127.0.0.2".parse().expect("an address")));
+        assert!(!members.are_at([127, 0, 0, 3].into()));
+        assert_eq!(addresses("https://[::1]:3001").await, ["::1".parse::<IpAddr>().expect("one")]);
+        assert!(addresses("nonsense").await.is_empty());
     }
 }

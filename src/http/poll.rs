@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, request};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, request};
 use axum::response::Response;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
@@ -30,6 +30,13 @@ impl Place {
 
     pub(super) fn give_away(&self) {
         drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// The place of a request that has one is free again.
+    pub(super) fn free(request: &Extensions) {
+        if let Some(place) = request.get::<Self>() {
+            place.give_away();
+        }
     }
 }
 
@@ -94,9 +101,7 @@ impl Wait {
             }
             // A view keeps pages from being used again, so none is held meanwhile.
             drop(view);
-            if let Some(place) = head.extensions.get::<Place>() {
-                place.give_away();
-            }
+            Place::free(&head.extensions);
             tokio::select! {
                 () = edge.handle.draining() => return Err(stopping()),
                 news = applied.changed() => news.map_err(|_| stopping())?,

@@ -37,7 +37,14 @@ pub(super) async fn append(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     edge.allow(&[Need::all(Verb::Peer)])?;
-    edge.handle.peer_stream(body.into_data_stream(), sender(&headers)).await?;
+    let stream = edge.handle.peer_stream(body.into_data_stream(), sender(&edge, &headers));
+    tokio::select! {
+        ended = stream => ended?,
+        // The sender says the secret of now when it comes back.
+        () = edge.until_denied(vec![Need::all(Verb::Peer)]) => {
+            return Err(ApiError::Unauthenticated);
+        }
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -58,14 +65,15 @@ pub(super) async fn vote(edge: Edge, request: Request) -> Result<StatusCode, Api
     edge.allow(&[Need::all(Verb::Peer)])?;
     let (head, body) = request.into_parts();
     let body = extract::body(&head.headers, body, VOTE_MAX, &edge.config.http).await?;
-    edge.handle.peer_vote(body, sender(&head.headers)).await?;
+    edge.handle.peer_vote(body, sender(&edge, &head.headers)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Where a peer says that it is reached, if that is an address.
-fn sender(headers: &HeaderMap) -> Option<String> {
+/// Where a peer says that it is reached, if that is an address of a node like this one.
+fn sender(edge: &Edge, headers: &HeaderMap) -> Option<String> {
     let url = headers.get(SENDER_URL)?.to_str().ok()?;
-    crate::config::url_problem(url).is_none().then(|| url.to_owned())
+    let is_sound = crate::config::url_problem(url).is_none() && edge.speaks(url);
+    is_sound.then(|| url.to_owned())
 }
 
 /// A wish to move leadership, forwarded by a follower

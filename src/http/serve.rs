@@ -19,17 +19,20 @@ use tower::ServiceExt;
 
 use super::access::{IsNode, Remote};
 use super::pace::{Answer, InProgress, Paced, Progress};
-use super::places::{Addresses, Places};
+use super::places::{Addresses, Members, Places};
+use super::poll::Place;
 use super::stream::Stream;
-use super::{Edge, probes, router};
+use super::{Edge, few, router};
 use crate::config::Config;
 use crate::metrics;
 use crate::node::Handle;
 
 /// Pause after the system refused to give us a connection (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Connections beyond `limits.connections`, for probes alone.
+/// Connections beyond `limits.connections`, for probes and for what nodes say to each other.
 const SPARE: u32 = 16;
+/// The same, for connections from where members are: those of clients cannot take these.
+const RESERVED: u32 = 64;
 
 /// Serves connections until `stopping` turns true, then lets the requests in flight finish.
 /// The caller bounds how long that may take.
@@ -48,6 +51,7 @@ pub async fn serve(
     let (times, tls) = (config.http.clone(), config.certificates.clone());
     let edge = Edge::new(handle.clone(), config);
     let entrance = Entrance::new(&edge);
+    let looking = tokio::spawn(entrance.members.clone().keep_up(handle.clone()));
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
@@ -89,6 +93,7 @@ pub async fn serve(
         });
     }
     drop(listener);
+    looking.abort();
     // The streams of peers never end by themselves. They bring what requests in flight wait
     // for, so they are ended when those are done.
     let quiet = async {
@@ -102,9 +107,11 @@ pub async fn serve(
 struct Entrance {
     connections: Arc<Semaphore>,
     spare: Arc<Semaphore>,
+    reserved: Arc<Semaphore>,
     addresses: Addresses,
+    members: Members,
     all: Router,
-    probes: Router,
+    few: Router,
     refused: ::metrics::Counter,
 }
 
@@ -114,9 +121,11 @@ impl Entrance {
         Self {
             connections: places(limits.connections),
             spare: places(SPARE),
+            reserved: places(RESERVED),
+            members: Members::default(),
             addresses: Addresses::new(limits.connections_per_address),
             all: router(edge.clone()),
-            probes: probes(edge.clone()),
+            few: few(edge.clone()),
             refused: metrics::install().refused_connections.clone(),
         }
     }
@@ -124,10 +133,16 @@ impl Entrance {
     /// Places for one more from `address`, and what it may ask for; `None`: it is closed at once.
     fn let_in(&self, address: IpAddr) -> Option<(Places, &Router)> {
         let among = |places: &Arc<Semaphore>| places.clone().try_acquire_owned().ok();
-        // Over the limit the newest may still ask how the node is, on a few spare places.
+        let is_member = self.members.are_at(address);
+        // Over the limit the newest may still ask how the node is, on a few spare places, and
+        // nodes may do what keeps the cluster alive: clients alone must not end that.
+        let reserved = || is_member.then(|| among(&self.reserved)).flatten();
         let permit = among(&self.connections).map(|permit| (permit, &self.all));
-        let permit = permit.or_else(|| among(&self.spare).map(|permit| (permit, &self.probes)));
-        let place = self.addresses.place(address);
+        let permit = permit.or_else(|| {
+            let spare = reserved().or_else(|| among(&self.spare));
+            spare.map(|permit| (permit, &self.few))
+        });
+        let place = self.addresses.place(address, is_member);
         let Some(((permit, router), place)) = permit.zip(place) else {
             self.refused.increment(1);
             return None;
@@ -150,13 +165,14 @@ async fn answer(
     request.extensions_mut().insert(progress.caller());
     let mut response = router.oneshot(request).await?;
     let status = response.status();
+    let place = response.extensions_mut().remove::<Place>();
     if let Some(patience) = response.extensions_mut().remove() {
         progress.must_be_taken(patience);
     }
     if has_body && (status.is_client_error() || status.is_server_error()) {
         progress.leaves_body();
     }
-    Ok(response.map(|body| Answer::new(body, progress)))
+    Ok(response.map(|body| Answer::new(body, progress, place)))
 }
 
 /// hyper wants at least 8 KiB.

@@ -8,6 +8,8 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tracing::Span;
 
+use super::AUDIT;
+use super::access::Remote;
 use super::is_probe;
 use crate::logs::{TRACEPARENT, TRACESTATE, Trace};
 
@@ -75,6 +77,21 @@ impl Told {
         } else {
             tell!(debug);
         }
+    }
+
+    /// It was refused before anything was asked about: the audit log tells of that as well.
+    pub(super) fn refused(&self, remote: Option<Remote>, why: &'static str) {
+        tracing::info!(
+            target: AUDIT,
+            request_id = self.trace.request_id(),
+            trace_id = %self.trace.trace_id(),
+            caller = "-",
+            remote = remote.map(|Remote(remote)| remote.to_string()),
+            method = method(&self.method),
+            route = self.route(),
+            why,
+            allowed = false,
+        );
     }
 
     /// The pattern: the rest of a path, which is a key, is its last name.

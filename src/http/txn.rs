@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Edge;
-use super::access::needs;
+use super::access::{Verb, needs};
 use super::error::{ApiError, Problem};
 use super::extract::Query;
 use super::keys::{Envelope, shown_key};
@@ -142,6 +142,8 @@ pub(super) async fn transact(edge: Edge, request: Request) -> Result<Response, A
     let query = Query::parse(&head.uri, &["consistency", "min_revision", "timeout", "redirect"])?;
     let limits = &edge.config.limits;
     edge.timeout(&query)?;
+    // Which keys it is about stands in its body. Who may nothing has nothing to send.
+    edge.may_some(&[Verb::Read, Verb::Write, Verb::Lease])?;
     if let Some(elsewhere) = edge.redirect(&query, &head.uri)? {
         return Ok(elsewhere);
     }

@@ -31,6 +31,7 @@ use super::envelope::Encoding;
 use super::error::{ApiError, Problem};
 use super::extract::{self, Query};
 use super::pace::Patience;
+use super::poll::Place as InFlight;
 use super::told::tell_late;
 use crate::logs::Trace;
 use crate::machine::{Change, Gone, KEY_MAX, Kind, OwnedRecord, Reason};
@@ -175,6 +176,15 @@ pub(super) struct WatchLagged {
     oldest_revision: u64,
 }
 
+/// Data of an `event: denied`: the token is over or was taken back, or may not read all of these
+/// keys any more. With another one the watch goes on from the `id`, on any node.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"revision": 9}))]
+pub(super) struct WatchDenied {
+    /// Everything up to this revision was told; also the message's `id`.
+    revision: u64,
+}
+
 fn shown(bytes: &[u8]) -> (Cow<'_, str>, Encoding) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Cow::Borrowed(text), Encoding::Utf8),
@@ -251,7 +261,8 @@ fn json(data: &impl Serialize) -> Bytes {
 /// with what happens from now on.
 ///
 /// Messages are `change` (`WatchChange`), `progress` (`WatchProgress`), and as the last one
-/// `draining` (`WatchDraining`: go to another node) or `lagged` (`WatchLagged`: too slow).
+/// `draining` (`WatchDraining`: go to another node), `lagged` (`WatchLagged`: too slow) or
+/// `denied` (`WatchDenied`: these credentials do not count any more).
 #[utoipa::path(
     get, path = "/v1/watch", operation_id = "watch", tag = "keys",
     params(
@@ -279,6 +290,7 @@ pub(super) async fn watch(edge: Edge, request: Request) -> Result<Response, ApiE
     let needs: Vec<Need> =
         selectors.iter().map(|selector| Need::new(Verb::Read, selector.span())).collect();
     edge.allow(&needs)?;
+    let denied = Box::pin(edge.until_denied(needs));
     let told = Told { values: !query.flag("keys_only")?, prev: query.flag("prev")? };
     let timeout = edge.timeout(&query)?;
     let after = after(request.headers(), &query)?;
@@ -295,8 +307,9 @@ pub(super) async fn watch(edge: Edge, request: Request) -> Result<Response, ApiE
         None => edge.handle.view(Consistency::Linearizable, timeout).await?.revision(),
     };
     let settings = &edge.config.watch;
-    let stream =
-        Stream::new(place.watch(selectors, position), told, settings.progress, edge.handle.trace());
+    let watch = place.watch(selectors, position);
+    let stream = Stream::new(watch, told, settings.progress, denied, edge.handle.trace());
+    InFlight::free(request.extensions());
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
@@ -354,6 +367,8 @@ struct Stream {
     out: VecDeque<Bytes>,
     /// The history is being read.
     reading: Option<Reading>,
+    /// Who watches may not do so any more.
+    denied: Pin<Box<dyn Future<Output = ()> + Send>>,
     ended: bool,
     silence: Duration,
     /// When the next progress is due. The timer may be earlier; then it is set again.
@@ -362,7 +377,13 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(watch: Watch, told: Told, silence: Duration, trace: Option<Arc<Trace>>) -> Self {
+    fn new(
+        watch: Watch,
+        told: Told,
+        silence: Duration,
+        denied: Pin<Box<dyn Future<Output = ()> + Send>>,
+        trace: Option<Arc<Trace>>,
+    ) -> Self {
         let due = Instant::now() + silence;
         let mut stream = Self {
             watch,
@@ -370,6 +391,7 @@ impl Stream {
             trace,
             out: VecDeque::from([Bytes::from(format!("retry: {RETRY_MS}\n"))]),
             reading: None,
+            denied,
             ended: false,
             silence,
             due,
@@ -450,6 +472,12 @@ impl Stream {
     /// Finds what comes next; ready when there is something to send, or it ended.
     fn advance(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         while self.out.is_empty() && !self.ended {
+            if self.denied.as_mut().poll(context).is_ready() {
+                self.ended = true;
+                let revision = self.watch.position();
+                self.message("denied", Some(revision), &WatchDenied { revision });
+                break;
+            }
             match self.watch.take(PIECE, context.waker()) {
                 Taken::Some(revisions) => self.tell(&revisions),
                 Taken::Ended => self.end(PastError::Stopping)?,

@@ -145,7 +145,9 @@ impl Made {
             Some(material) => material.client(),
             None => tls::client_of(&[]).expect("nobody is trusted"),
         };
-        let client = builder().tls_backend_preconfigured(config).build()?;
+        // What is said with certificates is for those alone who have one.
+        let client = builder().tls_backend_preconfigured(config).https_only(with.is_some());
+        let client = client.build()?;
         Ok(Self { client, with })
     }
 }

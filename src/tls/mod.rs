@@ -12,11 +12,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
 /// What is spoken over TLS.
 const ALPN: &[u8] = b"http/1.1";
@@ -63,7 +64,7 @@ impl Material {
     ///
     /// # Errors
     /// A file that cannot be read or is none of these, a key that is another's, a certificate
-    /// that the authority did not sign.
+    /// that the authority did not sign, or that is over or not valid yet.
     pub fn read(files: &Files) -> Result<Self, TlsError> {
         let chain = certificates(&files.cert)?;
         let key = PrivateKeyDer::from_pem_file(&files.key)
@@ -81,6 +82,7 @@ impl Material {
                 .map_err(|error| wrong(from, format!("holds no authority: {error}")))?;
         }
         let roots = Arc::new(roots);
+        check_chain(files, &chain, &roots)?;
         let versions = "the versions of TLS that rustls has by default are sound";
         let server = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -128,6 +130,49 @@ impl Material {
     pub fn knows_nodes(&self) -> bool {
         self.knows_nodes
     }
+}
+
+/// Would those who trust `roots` take this chain, here and now, from a server and from a node
+/// that connects? Found out by them it would cost a cluster its node.
+fn check_chain(
+    files: &Files,
+    chain: &[CertificateDer<'static>],
+    roots: &Arc<RootCertStore>,
+) -> Result<(), TlsError> {
+    let (cert, between) = chain.split_first().ok_or_else(|| wrong(&files.cert, "is empty"))?;
+    let refused = |error: rustls::Error| {
+        let by = files.ca.as_deref().map(|ca| format!(" by {}", ca.display()));
+        wrong(&files.cert, format!("is not accepted{}: {error}", by.unwrap_or_default()))
+    };
+    let now = UnixTime::now();
+    let algorithms = provider().signature_verification_algorithms.all;
+    let parsed = ParsedCertificate::try_from(cert).map_err(refused)?;
+    let served =
+        verify_server_cert_signed_by_trust_anchor(&parsed, roots, between, now, algorithms);
+    let Some(ca) = &files.ca else {
+        // Whom clients trust is theirs to say, but no client takes what is over.
+        return match served {
+            Err(error) if is_about_dates(&error) => Err(refused(error)),
+            Ok(()) | Err(_) => Ok(()),
+        };
+    };
+    served.map_err(refused)?;
+    let nodes = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider())
+        .build()
+        .map_err(|error| wrong(ca, error.to_string()))?;
+    nodes.verify_client_cert(cert, between, now).map(drop).map_err(refused)
+}
+
+fn is_about_dates(error: &rustls::Error) -> bool {
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. }
+        )
+    )
 }
 
 /// For who speaks no TLS, or trusts these authorities only.

@@ -179,6 +179,11 @@ impl Connection {
         reply
     }
 
+    /// The rest of a response in chunks, up to its end, which must come.
+    pub(crate) fn rest_of_chunks(&mut self) -> String {
+        String::from_utf8(self.chunks()).expect("text")
+    }
+
     fn head(&mut self) -> Option<Reply> {
         let end = loop {
             if let Some(at) = self.read.windows(4).position(|part| part == b"\r\n\r\n") {
