@@ -51,6 +51,7 @@ mod value;
 mod wait;
 mod watch;
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -140,11 +141,22 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// Commands of followers are counted, to wait for their end; what bounds them is the inbox.
 const FORWARDED_PERMITS: u32 = 1 << 24;
 
-/// What every handler has.
+/// What every handler has. Each layer and each handler gets one of its own, so it is cheap to clone.
 #[derive(Clone, Debug)]
 struct Edge {
+    shared: Arc<Shared>,
     handle: Handle,
-    config: Arc<Config>,
+    /// On whose behalf.
+    origin: Arc<Origin>,
+    /// Nothing is allowed: shows which routes ask.
+    #[cfg(test)]
+    denies: bool,
+}
+
+/// What is the same for all requests.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
     /// One permit for each request of the data API that may be in flight.
     in_flight: Arc<Semaphore>,
     /// One permit for each forwarded command and each wait for a lock; more than the inbox of
@@ -154,11 +166,14 @@ struct Edge {
     held: Arc<Held>,
     /// The OpenAPI document, rendered once.
     description: Bytes,
-    /// On whose behalf.
-    origin: Arc<Origin>,
-    /// Nothing is allowed: shows which routes ask.
-    #[cfg(test)]
-    denies: bool,
+}
+
+impl Deref for Edge {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
 }
 
 impl Edge {
@@ -167,13 +182,16 @@ impl Edge {
     fn new(handle: Handle, config: Config) -> Self {
         let permits = usize::try_from(config.limits.in_flight).unwrap_or(usize::MAX);
         let description = openapi().to_pretty_json().expect("the description is plain data");
-        Self {
-            handle,
+        let shared = Shared {
             held: Arc::new(Held::new(config.limits.in_flight_bytes)),
-            config: Arc::new(config),
+            config,
             in_flight: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             forwarded: Arc::new(Semaphore::new(FORWARDED_PERMITS as usize)),
             description: description.into(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            handle,
             origin: Arc::default(),
             #[cfg(test)]
             denies: false,
@@ -216,41 +234,34 @@ impl Edge {
 fn router(edge: Edge) -> Router {
     let one_key =
         || get(read::get).head(read::head).put(keys::put).patch(keys::patch).delete(keys::delete);
-    // Inside of what is measured, so that what is refused here is counted as well.
-    let admitted =
-        |methods: MethodRouter<Edge>| methods.layer(from_fn_with_state(edge.clone(), admit));
+    let admitted = |route, methods| Counted::layer(route, methods, Some((edge.clone(), all)));
+    // Who takes a lock is admitted until it waits.
+    let one_lock = get(locks::look).delete(locks::release).post(locks::take);
+    let one_lock = Counted::layer("/v1/locks/{name}", one_lock, Some((edge.clone(), all_but_post)));
     let data = Router::new()
-        .route("/v1/keys/{*key}", measured("/v1/keys/{key}", admitted(one_key())))
-        .route("/v1/keys/", measured("/v1/keys/{key}", admitted(no_key())))
-        .route("/v1/keys", measured("/v1/keys", admitted(get(list::list).delete(erase::erase))))
-        .route("/v1/batch", measured("/v1/batch", admitted(post(batch::batch))))
-        .route("/v1/watch", measured("/v1/watch", admitted(get(watch::watch))))
-        .route("/v1/history/{*key}", measured("/v1/history/{key}", admitted(get(history::history))))
-        .route("/v1/history/", measured("/v1/history/{key}", admitted(get(keys::no_key))))
-        .route("/set/{*key}", measured("/set/{key}", admitted(post(legacy::set))))
-        .route("/get/{*key}", measured("/get/{key}", admitted(get(legacy::get))));
-    let data = data
-        .route("/v1/txn", measured("/v1/txn", admitted(post(txn::transact))))
-        .route("/v1/leases", measured("/v1/leases", admitted(get(leases::list).post(leases::make))))
-        .route(
-            "/v1/leases/keepalive",
-            measured("/v1/leases/keepalive", admitted(post(leases::keep_many))),
-        )
+        .route("/v1/keys/{*key}", admitted("/v1/keys/{key}", one_key()))
+        .route("/v1/keys/", admitted("/v1/keys/{key}", no_key()))
+        .route("/v1/keys", admitted("/v1/keys", get(list::list).delete(erase::erase)))
+        .route("/v1/batch", admitted("/v1/batch", post(batch::batch)))
+        .route("/v1/watch", admitted("/v1/watch", get(watch::watch)))
+        .route("/v1/history/{*key}", admitted("/v1/history/{key}", get(history::history)))
+        .route("/v1/history/", admitted("/v1/history/{key}", get(keys::no_key)))
+        .route("/set/{*key}", admitted("/set/{key}", post(legacy::set)))
+        .route("/get/{*key}", admitted("/get/{key}", get(legacy::get)))
+        .route("/v1/txn", admitted("/v1/txn", post(txn::transact)))
+        .route("/v1/leases", admitted("/v1/leases", get(leases::list).post(leases::make)))
+        .route("/v1/leases/keepalive", admitted("/v1/leases/keepalive", post(leases::keep_many)))
         .route(
             "/v1/leases/{id}",
-            measured("/v1/leases/{id}", admitted(get(leases::look).delete(leases::end))),
+            admitted("/v1/leases/{id}", get(leases::look).delete(leases::end)),
         )
         .route(
             "/v1/leases/{id}/keepalive",
-            measured("/v1/leases/{id}/keepalive", admitted(post(leases::keep_one))),
+            admitted("/v1/leases/{id}/keepalive", post(leases::keep_one)),
         )
-        .route("/v1/locks", measured("/v1/locks", admitted(get(locks::list))))
-        .route("/v1/locks/", measured("/v1/locks/{name}", admitted(no_name())))
-        .route(
-            "/v1/locks/{*name}",
-            // Who takes a lock is admitted until it waits.
-            measured("/v1/locks/{name}", admitted(one_lock()).post(locks::take)),
-        );
+        .route("/v1/locks", admitted("/v1/locks", get(locks::list)))
+        .route("/v1/locks/", admitted("/v1/locks/{name}", no_name()))
+        .route("/v1/locks/{*name}", one_lock);
     let rest = Router::new()
         .route("/v1/status", measured("/v1/status", get(cluster::status)))
         .route("/v1/cluster", measured("/v1/cluster", get(cluster::cluster)))
@@ -348,8 +359,12 @@ fn no_key() -> MethodRouter<Edge> {
     get(keys::no_key).put(keys::no_key).patch(keys::no_key).delete(keys::no_key)
 }
 
-fn one_lock() -> MethodRouter<Edge> {
-    get(locks::look).delete(locks::release)
+fn all(_: &Method) -> bool {
+    true
+}
+
+fn all_but_post(method: &Method) -> bool {
+    method != Method::POST
 }
 
 fn no_name() -> MethodRouter<Edge> {
@@ -374,25 +389,6 @@ fn unmatched(method: &Method, error: ApiError) -> Response {
     response
 }
 
-/// Refuses a request of the data API when too many are in flight already.
-async fn admit(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
-    match edge.in_flight.clone().try_acquire_owned() {
-        Ok(permit) => {
-            let place = Place::new(permit);
-            request.extensions_mut().insert(place.clone());
-            let mut response = next.run(request).await;
-            // Until the client has the answer, unless the route gave it away: what has no end,
-            // or is made as it is taken, must not keep others out.
-            response.extensions_mut().insert(place);
-            response
-        }
-        Err(_) if edge.handle.is_draining() => {
-            ApiError::Draining("this node is shutting down".into()).into_response()
-        }
-        Err(_) => ApiError::Overloaded.into_response(),
-    }
-}
-
 /// The series of one route, by method; looked up once.
 #[derive(Default)]
 struct RouteSeries([OnceLock<HttpSeries>; 7]);
@@ -414,20 +410,72 @@ impl RouteSeries {
 
 /// Counts and times the requests of a route under its pattern, never under a key.
 fn measured(route: &'static str, methods: MethodRouter<Edge>) -> MethodRouter<Edge> {
-    let series = Arc::new(RouteSeries::default());
-    let count = move |State(series): State<Arc<RouteSeries>>, request: Request, next: Next| {
+    Counted::layer(route, methods, None)
+}
+
+/// Which methods of a route take a place among the requests in flight.
+type Admits = fn(&Method) -> bool;
+
+/// The layer around a route. One does all of it: each costs a request more than what it does.
+struct Counted {
+    route: &'static str,
+    series: RouteSeries,
+    admits: Option<(Edge, Admits)>,
+}
+
+impl Counted {
+    fn layer(
+        route: &'static str,
+        methods: MethodRouter<Edge>,
+        admits: Option<(Edge, Admits)>,
+    ) -> MethodRouter<Edge> {
+        let counted = Arc::new(Self { route, series: RouteSeries::default(), admits });
+        methods.layer(from_fn_with_state(counted, Self::answer))
+    }
+
+    async fn answer(
+        State(counted): State<Arc<Self>>,
+        mut request: Request,
+        next: Next,
+    ) -> Response {
         let start = Instant::now();
         let method = request.method().clone();
-        async move {
-            let response = next.run(request).await;
-            let series = series.of(route, &method);
-            let waited = response.extensions().get().map_or(Duration::ZERO, |Waited(time)| *time);
-            let took = start.elapsed().saturating_sub(waited);
-            series.record(response.status().as_u16(), took.as_secs_f64());
-            response
+        let response = match counted.admit(&mut request) {
+            Ok(None) => next.run(request).await,
+            Ok(Some(place)) => {
+                let mut response = next.run(request).await;
+                // Until the client has the answer, unless the route gave it away: what has no
+                // end, or is made as it is taken, must not keep others out.
+                response.extensions_mut().insert(place);
+                response
+            }
+            Err(error) => error.into_response(),
+        };
+        let series = counted.series.of(counted.route, &method);
+        let waited = response.extensions().get().map_or(Duration::ZERO, |Waited(time)| *time);
+        let took = start.elapsed().saturating_sub(waited);
+        series.record(response.status().as_u16(), took.as_secs_f64());
+        response
+    }
+
+    /// A place for a request of the data API; refused when too many are in flight already.
+    fn admit(&self, request: &mut Request) -> Result<Option<Place>, ApiError> {
+        let Some((edge, admits)) = &self.admits else { return Ok(None) };
+        if !admits(request.method()) {
+            return Ok(None);
         }
-    };
-    methods.layer(from_fn_with_state(series, count))
+        match edge.in_flight.clone().try_acquire_owned() {
+            Ok(permit) => {
+                let place = Place::new(permit);
+                request.extensions_mut().insert(place.clone());
+                Ok(Some(place))
+            }
+            Err(_) if edge.handle.is_draining() => {
+                Err(ApiError::Draining("this node is shutting down".into()))
+            }
+            Err(_) => Err(ApiError::Overloaded),
+        }
+    }
 }
 
 /// The outermost layer: request ids, who answered, and the bodies of refusals.
