@@ -6,7 +6,9 @@ mod support {
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Output, Stdio};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value as Json, json};
@@ -359,6 +361,52 @@ fn a_backup_becomes_another_cluster() {
     let dump: Json = serde_json::from_slice(&dump.stdout).expect("JSON");
     assert_eq!(dump, json!({"kept": "yes"}));
     assert_eq!(ctl.fails(&[&["restore", &file][..], &to].concat()).0, FAILURE);
+}
+
+/// Somebody who answers every request with these bytes, and nothing after them.
+fn answers(bytes: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.expect("a connection"));
+            let mut line = String::new();
+            while stream.read_line(&mut line).is_ok_and(|read| read > 2) {
+                line.clear();
+            }
+            stream.get_mut().write_all(bytes.as_bytes()).expect("it reads");
+            open.push(stream);
+        }
+    });
+    url
+}
+
+#[test]
+fn an_answer_of_another_program_is_a_failure() {
+    let odd = answers("HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\n\r\n<html>");
+    let ctl = Ctl { endpoints: vec![odd] };
+    for args in [&["get", "k"][..], &["ls"], &["status"], &["lock", "show", "jobs"]] {
+        assert_eq!(ctl.run(args).status.code(), FAILURE, "{args:?}");
+    }
+    assert_eq!(ctl.run(&["put", "k", "v"]).status.code(), Some(6), "who knows what it did");
+}
+
+#[test]
+fn an_empty_token_is_none() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let tokens = dir.path().join("tokens.toml");
+    let all = "anonymous = [\"all\"]\n[[roles]]\nname = \"all\"\n\
+               rights = [{ verbs = [\"read\", \"write\", \"observe\"] }]\n";
+    fs::write(&tokens, all).expect("a file");
+    let tuning = format!("[auth]\ntokens = {:?}\n", tokens.to_str().expect("text"));
+    let cluster = Cluster::start(1, &tuning);
+    let ctl = Ctl::of(&cluster);
+    let ends = |token: &str| {
+        let output = ctl.command(&["get", "none"]).env("MMAPD_TOKEN", token).output();
+        output.expect("mmapctl runs").status.code()
+    };
+    assert_eq!((ends(""), ends("wrong")), (NOT_FOUND, FAILURE));
 }
 
 #[test]

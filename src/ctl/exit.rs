@@ -58,6 +58,8 @@ impl Failure {
 
     /// Of something that changes nothing, so that there is no outcome to know.
     pub(super) fn of_read(error: Error) -> Self {
+        // To ask again gets the same answer again.
+        let code = if matches!(error, Error::Unexpected(_)) { FAILURE } else { UNAVAILABLE };
         let failure = Self::from(error);
         if failure.code == UNKNOWN { Self { code: UNAVAILABLE, ..failure } } else { failure }
     }
@@ -95,5 +97,20 @@ impl From<Error> for Failure {
 impl From<Fatal> for Failure {
     fn from(fatal: Fatal) -> Self {
         Self::other(fatal.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_another_program_is_no_absence() {
+        let odd = || Error::Unexpected("<html>".into());
+        assert_eq!(Failure::of_read(odd()).code, FAILURE);
+        assert_eq!(Failure::from(odd()).code, UNKNOWN, "the write may have happened");
+        let broken = || Error::Broken("it broke".into());
+        assert_eq!(Failure::of_read(broken()).code, UNAVAILABLE);
+        assert_eq!(Failure::from(broken()).code, UNKNOWN);
     }
 }
