@@ -193,6 +193,29 @@ fn a_playground_ends_its_nodes_on_sigint() {
     Play::start().stop_by(Signal::INT);
 }
 
+/// Names cost a record in every node, which would be measured too.
+#[test]
+fn bench_gives_its_writes_no_names() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let (send, heads) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.expect("a connection"));
+            let mut head = String::new();
+            while stream.read_line(&mut head).is_ok_and(|read| read > 2) {}
+            if send.send(head.to_lowercase()).is_err() {
+                return;
+            }
+        }
+    });
+    let args = ["--endpoint", &url, "--timeout", "200ms", "bench", "--operations", "1"];
+    run(&[&args[..], &["--connections", "1", "--mix", "put"]].concat());
+    let head = heads.recv_timeout(Duration::from_secs(1)).expect("it asked");
+    assert!(head.starts_with("put /v1/keys/mmapctl-bench/"), "{head}");
+    assert!(!head.contains("idempotency-key"), "{head}");
+}
+
 #[test]
 fn torture_is_clean_while_a_node_is_killed() {
     let mut play = Play::start();

@@ -7,13 +7,16 @@ use super::{Common, Failure};
 use crate::client::{Client, Error};
 use crate::config::parse_duration;
 
-/// Clients that send everything once, one for each endpoint, in their order.
+/// Clients that send everything once, one for each endpoint, in their order. Writes have no
+/// names: these cost a record in every node, which nobody who sends once has a use for.
 ///
 /// # Errors
 /// See [`Common::client`].
 pub(super) fn each(common: &Common, timeout: Duration) -> Result<Vec<Client>, Failure> {
-    let one =
-        |url: &String| Ok(common.client_of([url.clone()])?.attempts(1).timeout(timeout).build()?);
+    let one = |url: &String| {
+        let builder = common.client_of([url.clone()])?.attempts(1).unnamed();
+        Ok(builder.timeout(timeout).patience(timeout).build()?)
+    };
     common.endpoints.iter().map(one).collect()
 }
 
