@@ -172,7 +172,8 @@ fn many_keys_are_listed_and_followed() {
     }
     let table = ctl.says(&["ls", "many/"]);
     assert_eq!(table.lines().filter(|line| line.starts_with("many/")).count(), 2500);
-    assert_eq!(table.lines().filter(|line| line.starts_with("KEY")).count(), 1);
+    assert!(table.starts_with("KEY"), "{table}");
+    assert_eq!(table.lines().count(), 2501, "the headings once, and no line without a key");
 
     let revision = ctl.json(&["put", "w/0", "before"])["revision"].to_string();
     ctl.says(&["put", "w/1", "one"]);
@@ -256,6 +257,60 @@ fn transactions_leases_and_locks() {
     assert_eq!(child.wait().expect("it ends").code(), Some(9));
     assert_eq!(ctl.says(&["get", "jobs/last"]), "4");
     assert_eq!(ctl.fails(&["lock", "show", "jobs"]).0, NOT_FOUND);
+}
+
+#[test]
+fn lists_of_several_pages_are_one_table() {
+    let cluster = Cluster::start(1, "[limits]\nlist_items = 2\n");
+    let ctl = Ctl::of(&cluster);
+    for name in ["one", "two", "three", "four", "five"] {
+        ctl.says(&["lock", "acquire", name, "--ttl", "1h"]);
+        ctl.says(&["put", name, "x"]);
+    }
+    for (args, head) in
+        [(&["lease", "ls"][..], "LEASE"), (&["lock", "ls"], "LOCK"), (&["ls"], "KEY")]
+    {
+        let table = ctl.says(args);
+        assert!(table.starts_with(head), "{table}");
+        assert_eq!(table.lines().count(), 6, "{table}");
+        assert!(table.lines().all(|line| !line.trim().is_empty()), "{table}");
+    }
+    assert_eq!(ctl.says(&["lock", "ls", "-o", "json"]).lines().count(), 5);
+}
+
+#[test]
+fn a_closed_pipe_changes_no_exit_code() {
+    let cluster = Cluster::start(1, "");
+    let ctl = Ctl::of(&cluster);
+    ctl.says(&["put", "a", "1"]);
+    let closed = || {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        writer
+    };
+    let revision = ctl.json(&["put", "a", "2"])["revision"].as_u64().expect("a revision") - 1;
+    let dir = tempfile::tempdir().expect("a folder");
+    let archive = dir.path().join("debug.tar.gz");
+    let archive = archive.to_str().expect("text");
+    for (args, code) in [
+        (&["txn", "--check", "if missing a"][..], PRECONDITION),
+        (&["txn", "if missing a"], Some(0)),
+        (&["get", "a"], Some(0)),
+        (&["get", "none"], NOT_FOUND),
+        (&["ls"], Some(0)),
+        (&["watch", "--after", &revision.to_string()], Some(0)),
+        (&["lease", "keepalive", "99"], NOT_FOUND),
+        (&["bench", "--operations", "2", "--connections", "1", "--histogram"], Some(0)),
+        (&["bench", "--operations", "2", "--connections", "1", "-o", "json"], Some(0)),
+        (&["torture", "--check", "/dev/null"], FAILURE),
+        (&["torture", "--check", "/dev/null", "-o", "json"], FAILURE),
+        (&["debug", "--interval", "10ms", "--out", archive], Some(0)),
+    ] {
+        let mut child =
+            ctl.command(args).stdout(closed()).stderr(closed()).spawn().expect("it runs");
+        let status = wait("it ends", || child.try_wait().expect("our child"));
+        assert_eq!(status.code(), code, "{args:?}");
+    }
 }
 
 #[test]

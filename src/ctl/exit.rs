@@ -1,5 +1,6 @@
 //! How a command ends: 0, or why not.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::cli::Fatal;
@@ -67,7 +68,8 @@ impl Failure {
     /// Tells people, and the shell.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.text.is_empty() {
-            eprintln!("mmapctl: {}", self.text);
+            // Where nobody listens the code says it.
+            let _ = writeln!(io::stderr(), "mmapctl: {}", self.text);
         }
         self.code.into()
     }

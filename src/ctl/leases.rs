@@ -97,7 +97,7 @@ impl Lease {
     }
 
     async fn list(client: &Client, output: Output) -> Result<(), Failure> {
-        let mut head: &[&str] = &["LEASE", "TTL", "LEFT", "KEYS"];
+        let mut table = show::Table::new(&["LEASE", "TTL", "LEFT", "KEYS"]);
         let mut after = 0;
         loop {
             let page = client.leases(after, PAGE).await.map_err(Failure::of_read)?;
@@ -108,11 +108,10 @@ impl Lease {
                     let (ttl, left) = (show::span(Some(it.ttl)), show::span(Some(it.left)));
                     vec![it.id.to_string(), ttl, left, it.keys.to_string()]
                 };
-                show::table(head, &page.leases.iter().map(row).collect::<Vec<_>>())?;
-                head = &[];
+                table.rows(&page.leases.iter().map(row).collect::<Vec<_>>())?;
             }
             match page.next {
-                Some(next) if page.more => after = next,
+                Some(next) if page.more && !show::gone() => after = next,
                 _ => return Ok(()),
             }
         }
@@ -215,7 +214,7 @@ impl Lock {
     }
 
     async fn list(client: &Client, output: Output) -> Result<(), Failure> {
-        let mut head: &[&str] = &["LOCK", "TOKEN", "LEASE", "OWNER"];
+        let mut table = show::Table::new(&["LOCK", "TOKEN", "LEASE", "OWNER"]);
         let mut after = bytes::Bytes::new();
         loop {
             let page = client.locks(&after, PAGE).await.map_err(Failure::of_read)?;
@@ -226,11 +225,10 @@ impl Lock {
                     let owner = show::short(it.owner.as_bytes());
                     vec![show::text(&it.name), it.token.to_string(), it.lease.to_string(), owner]
                 };
-                show::table(head, &page.locks.iter().map(row).collect::<Vec<_>>())?;
-                head = &[];
+                table.rows(&page.locks.iter().map(row).collect::<Vec<_>>())?;
             }
             match page.locks.last() {
-                Some(last) if page.more => after = last.name.clone(),
+                Some(last) if page.more && !show::gone() => after = last.name.clone(),
                 _ => return Ok(()),
             }
         }
