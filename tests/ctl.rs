@@ -278,6 +278,87 @@ fn lists_of_several_pages_are_one_table() {
     assert_eq!(ctl.says(&["lock", "ls", "-o", "json"]).lines().count(), 5);
 }
 
+/// `lock run` of a script, once it has begun; it has a folder to say so.
+fn under_lock(ctl: &Ctl, dir: &Path, options: &[&str], script: &str) -> Child {
+    let began = dir.join("began");
+    let script = format!("cd {}; {script}", dir.display());
+    let args = [&["lock", "run", "jobs"], options, &["--", "sh", "-c", &script]].concat();
+    // No pipe: a command that is wrongly left behind would keep it open.
+    let said = fs::File::create(dir.join("said")).expect("a file");
+    let child = ctl.command(&args).stderr(said).spawn().expect("it runs");
+    wait("the command to run", || began.exists().then_some(()));
+    fs::remove_file(began).expect("it is there");
+    child
+}
+
+/// How it ended, and what it said.
+fn ended(mut child: Child, dir: &Path) -> (Option<i32>, String) {
+    let status = wait("it ends", || child.try_wait().expect("our child"));
+    (status.code(), fs::read_to_string(dir.join("said")).expect("text"))
+}
+
+/// Does it run? What ended, and nobody has waited for, does not.
+fn runs(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| !"ZX".contains(state))
+}
+
+#[test]
+fn who_loses_a_lock_is_ended_and_told() {
+    let cluster = Cluster::start(1, "");
+    let ctl = Ctl::of(&cluster);
+    let dir = tempfile::tempdir().expect("a folder");
+
+    // Given back by somebody else who knows the token, while the lease lives on.
+    let script = "sleep 1000 & echo $! > pid; touch began; wait";
+    let child = under_lock(&ctl, dir.path(), &["--ttl", "1s"], script);
+    let pid = fs::read_to_string(dir.path().join("pid")).expect("a process id");
+    assert!(runs(pid.trim()));
+    let token = ctl.json(&["lock", "show", "jobs"])["holder"]["token"].to_string();
+    ctl.says(&["lock", "release", "jobs", &token]);
+    let (code, said) = ended(child, dir.path());
+    assert_eq!(code, UNAVAILABLE, "{said}");
+    assert!(said.contains("the lock is lost"), "{said}");
+    wait("what the command started is ended too", || (!runs(pid.trim())).then_some(()));
+
+    // The lease is ended.
+    let child = under_lock(&ctl, dir.path(), &["--ttl", "1s"], "touch began; sleep 1000");
+    let lease = ctl.json(&["lock", "show", "jobs"])["holder"]["lease"].to_string();
+    ctl.says(&["lease", "revoke", &lease]);
+    let (code, said) = ended(child, dir.path());
+    assert_eq!(code, UNAVAILABLE, "{said}");
+    assert_eq!(ctl.says(&["lease", "ls", "-o", "json"]), "", "nothing is left of either");
+
+    // Lost too shortly before the end for anybody to look.
+    let mmapctl = env!("CARGO_BIN_EXE_mmapctl");
+    let give_back = format!("{mmapctl} lock release jobs ${{MMAPD_FENCE##*:}}");
+    let run = |script: &str| ctl.run(&["lock", "run", "jobs", "--", "sh", "-c", script]);
+    let lost = run(&give_back);
+    assert_eq!(lost.status.code(), UNAVAILABLE);
+    assert!(text(&lost.stderr).contains("lost before the command ended"));
+    let lost = run(&format!("{give_back}; exit 7"));
+    assert_eq!(lost.status.code(), Some(7), "its own word counts");
+    assert!(text(&lost.stderr).contains("lost before the command ended"));
+}
+
+/// Else it would go on when its lock has ended.
+#[test]
+fn signals_that_end_lock_run_reach_its_command() {
+    let cluster = Cluster::start(1, "");
+    let ctl = Ctl::of(&cluster);
+    let dir = tempfile::tempdir().expect("a folder");
+    let all = [("HUP", Signal::HUP), ("QUIT", Signal::QUIT), ("INT", Signal::INT)];
+    for (code, (name, signal)) in (20..).zip(all) {
+        let script =
+            format!("trap 'exit {code}' {name}; touch began; while :; do sleep 0.05; done");
+        let child = under_lock(&ctl, dir.path(), &[], &script);
+        kill_process(Pid::from_child(&child), signal).expect("it is there");
+        assert_eq!(ended(child, dir.path()).0, Some(code), "{name}");
+        assert_eq!(ctl.fails(&["lock", "show", "jobs"]).0, NOT_FOUND, "{name}");
+    }
+}
+
 #[test]
 fn a_closed_pipe_changes_no_exit_code() {
     let cluster = Cluster::start(1, "");

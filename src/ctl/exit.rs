@@ -52,9 +52,9 @@ impl Failure {
         Self { code: UNAVAILABLE, text: text.into() }
     }
 
-    /// As another program ended; it has said why.
-    pub(super) fn silent(code: u8) -> Self {
-        Self { code, text: String::new() }
+    /// As another program ended, which has said why; `more`: what it cannot know.
+    pub(super) fn of_program(code: u8, more: impl Into<String>) -> Self {
+        Self { code, text: more.into() }
     }
 
     /// Of something that changes nothing, so that there is no outcome to know.
@@ -62,7 +62,7 @@ impl Failure {
         // To ask again gets the same answer again.
         let code = if matches!(error, Error::Unexpected(_)) { FAILURE } else { UNAVAILABLE };
         let failure = Self::from(error);
-        if failure.code == UNKNOWN { Self { code: UNAVAILABLE, ..failure } } else { failure }
+        if failure.code == UNKNOWN { Self { code, ..failure } } else { failure }
     }
 
     /// Tells people, and the shell.

@@ -8,11 +8,13 @@ mod debug;
 mod endpoints;
 mod exit;
 mod files;
+mod hold;
 mod keys;
 mod leases;
 mod lists;
 mod playground;
 mod show;
+mod signals;
 mod torture;
 mod txn;
 
