@@ -89,8 +89,13 @@ struct Play {
 
 impl Play {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(more: &[&str]) -> Self {
         let mut child = mmapctl(&["playground", "--port", "0", "--mmapd"])
             .arg(env!("CARGO_BIN_EXE_mmapd"))
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -191,6 +196,39 @@ fn a_playground_ends_its_nodes_on_sigterm() {
 #[test]
 fn a_playground_ends_its_nodes_on_sigint() {
     Play::start().stop_by(Signal::INT);
+}
+
+#[test]
+fn a_playground_ends_its_nodes_on_sigquit() {
+    Play::start().stop_by(Signal::QUIT);
+}
+
+#[test]
+fn a_playground_goes_on_where_it_ended_on_other_ports() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let folder = dir.path().to_str().expect("text");
+    let mut play = Play::start_with(&["--dir", folder]);
+    let first = play.endpoints();
+    let put = ["--endpoint", &first, "put", "kept", "yes"];
+    assert!(run(&put).status.success());
+    play.say("quit");
+    assert!(play.ended().success());
+
+    let held = Vec::from_iter(first.split(',').filter_map(|url| {
+        let port = url.rsplit(':').next()?.parse().ok()?;
+        std::net::TcpListener::bind(("127.0.0.1", port)).ok()
+    }));
+    let mut play = Play::start_with(&["--dir", folder]);
+    let second = play.endpoints();
+    assert!(held.len() == 3 && first.split(',').all(|url| !second.contains(url)), "{second}");
+    assert_eq!(run(&["--endpoint", &second, "get", "kept"]).stdout, b"yes");
+    play.say("quit");
+    assert!(play.ended().success());
+
+    let output = run(&["playground", "--nodes", "5", "--port", "0", "--dir", folder]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("a cluster of 3"), "{}", text(&output.stderr));
+    assert!(!dir.path().join("node4").exists(), "and changes nothing");
 }
 
 /// Names cost a record in every node, which would be measured too.
