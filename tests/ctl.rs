@@ -470,7 +470,7 @@ fn a_backup_becomes_another_cluster() {
     let file = path("one.backup");
     let done = ctl.json(&["backup", &file]);
     assert_eq!(done["bytes"], fs::metadata(&file).expect("a file").len());
-    assert!(!fs::exists(format!("{file}.part")).expect("a folder"));
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1, "and nothing beside it");
     assert_eq!(ctl.fails(&["backup", &file]).0, USAGE);
     assert_eq!(ctl.json(&["verify", &file]), done);
     assert_eq!(ctl.run(&["backup", "-"]).stdout, fs::read(&file).expect("a file"));
@@ -516,6 +516,22 @@ fn answers(bytes: &'static str) -> String {
         }
     });
     url
+}
+
+#[test]
+fn a_backup_that_is_interrupted_leaves_nothing() {
+    let endless = "HTTP/1.1 200 OK\r\nMmapd-Revision: 7\r\nContent-Length: 1000\r\n\r\nMMBK";
+    let ctl = Ctl { endpoints: vec![answers(endless)] };
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("file");
+    let mut child =
+        ctl.command(&["backup", file.to_str().expect("text")]).spawn().expect("it runs");
+    let files = || fs::read_dir(dir.path()).expect("a folder").count();
+    wait("it writes", || (files() == 1).then_some(()));
+    assert!(!file.exists(), "it has another name before it is whole");
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it is there");
+    let status = wait("it ends", || child.try_wait().expect("our child"));
+    assert_eq!((status.code(), files()), (FAILURE, 0));
 }
 
 #[test]
