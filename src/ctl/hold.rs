@@ -71,8 +71,8 @@ impl Run {
         let (lock, code) = match outcome {
             Ok(ended) => ended,
             Err(failure) => {
-                // With the lease the lock ends, or the place. If not now, then by itself.
-                let _ = session.end().await;
+                // With the lease the lock ends, or the place; after its time it does so by itself.
+                let _ = tokio::time::timeout(self.ttl, session.end()).await;
                 return Err(failure);
             }
         };
