@@ -599,6 +599,74 @@ fn breaks_off(times: usize) -> (String, Arc<AtomicUsize>, Arc<AtomicBool>) {
     (url, asked, same_name)
 }
 
+/// Somebody who answers with these pieces, each so many milliseconds after the one before, and
+/// then is silent.
+fn dribbles(pieces: &'static [(u64, &'static [u8])]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        let (never, silence) = std::sync::mpsc::channel::<()>();
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.expect("a connection"));
+            let mut line = String::new();
+            while stream.read_line(&mut line).expect("a head") > 2 {
+                line.clear();
+            }
+            for (millis, piece) in pieces {
+                let pause = Duration::from_millis(*millis);
+                assert!(silence.recv_timeout(pause).is_err(), "nobody says anything");
+                stream.get_mut().write_all(piece).expect("it reads");
+            }
+            open.push(stream);
+        }
+        drop(never);
+    });
+    url
+}
+
+#[test]
+fn a_node_that_freezes_in_an_answer_is_left() {
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nMmapd-Revision: 7\r\nContent-Length: 1000\r\n\r\n";
+    let url = dribbles(&[(0, HEAD), (0, b"some of it")]);
+    run(async {
+        let quick = Client::builder([url]).silence(Duration::from_millis(200)).attempts(1);
+        let client = quick.build().expect("a URL");
+        let mut backup = client.backup().await.expect("it begins");
+        assert_eq!(backup.revision, 7);
+        assert_eq!(backup.next().await.expect("a piece").expect("there is more"), "some of it");
+        let error = tokio::time::timeout(PATIENCE, backup.next()).await.expect("it does not hang");
+        assert!(matches!(error, Err(Error::Broken(_))), "{error:?}");
+        let mut lines = client.list().lines().await.expect("it begins");
+        let error = tokio::time::timeout(PATIENCE, lines.next()).await.expect("it does not hang");
+        assert!(matches!(error, Err(Error::Broken(_))), "{error:?}");
+    });
+}
+
+/// What is long may take longer, as long as something comes.
+#[test]
+fn an_attempt_has_time_for_its_body() {
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nETag: \"7\"\r\nContent-Length: 1000001\r\n\r\n";
+    const MOST: &[u8] = &[b'x'; 1_000_000];
+    let url = dribbles(&[(0, HEAD), (0, MOST), (1500, b"y")]);
+    run(async {
+        // A second more than that is given without a body.
+        let builder = Client::builder([url.clone()]).timeout(Duration::from_millis(100));
+        let client = builder.attempts(1).build().expect("a URL");
+        let value = client.get("k").raw().await.expect("it is long").expect("it is there");
+        assert_eq!(value.bytes.len(), 1_000_001);
+        // Who is alone is waited for, if that is wished for.
+        let slow = dribbles(&[(1800, HEAD)]);
+        let ask = |patience| {
+            let builder = Client::builder([slow.clone()]).timeout(Duration::from_millis(100));
+            builder.patience(patience).attempts(1).build().expect("a URL")
+        };
+        assert!(ask(Duration::ZERO).backup().await.is_err());
+        let late = ask(PATIENCE).list().lines().await;
+        assert!(late.is_ok(), "{late:?}");
+    });
+}
+
 #[test]
 fn only_what_has_a_name_is_sent_again_when_its_outcome_is_unknown() {
     run(async {

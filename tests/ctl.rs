@@ -6,7 +6,9 @@ mod support {
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Output, Stdio};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value as Json, json};
@@ -170,7 +172,8 @@ fn many_keys_are_listed_and_followed() {
     }
     let table = ctl.says(&["ls", "many/"]);
     assert_eq!(table.lines().filter(|line| line.starts_with("many/")).count(), 2500);
-    assert_eq!(table.lines().filter(|line| line.starts_with("KEY")).count(), 1);
+    assert!(table.starts_with("KEY"), "{table}");
+    assert_eq!(table.lines().count(), 2501, "the headings once, and no line without a key");
 
     let revision = ctl.json(&["put", "w/0", "before"])["revision"].to_string();
     ctl.says(&["put", "w/1", "one"]);
@@ -257,6 +260,141 @@ fn transactions_leases_and_locks() {
 }
 
 #[test]
+fn lists_of_several_pages_are_one_table() {
+    let cluster = Cluster::start(1, "[limits]\nlist_items = 2\n");
+    let ctl = Ctl::of(&cluster);
+    for name in ["one", "two", "three", "four", "five"] {
+        ctl.says(&["lock", "acquire", name, "--ttl", "1h"]);
+        ctl.says(&["put", name, "x"]);
+    }
+    for (args, head) in
+        [(&["lease", "ls"][..], "LEASE"), (&["lock", "ls"], "LOCK"), (&["ls"], "KEY")]
+    {
+        let table = ctl.says(args);
+        assert!(table.starts_with(head), "{table}");
+        assert_eq!(table.lines().count(), 6, "{table}");
+        assert!(table.lines().all(|line| !line.trim().is_empty()), "{table}");
+    }
+    assert_eq!(ctl.says(&["lock", "ls", "-o", "json"]).lines().count(), 5);
+}
+
+/// `lock run` of a script, once it has begun; it has a folder to say so.
+fn under_lock(ctl: &Ctl, dir: &Path, options: &[&str], script: &str) -> Child {
+    let began = dir.join("began");
+    let script = format!("cd {}; {script}", dir.display());
+    let args = [&["lock", "run", "jobs"], options, &["--", "sh", "-c", &script]].concat();
+    // No pipe: a command that is wrongly left behind would keep it open.
+    let said = fs::File::create(dir.join("said")).expect("a file");
+    let child = ctl.command(&args).stderr(said).spawn().expect("it runs");
+    wait("the command to run", || began.exists().then_some(()));
+    fs::remove_file(began).expect("it is there");
+    child
+}
+
+/// How it ended, and what it said.
+fn ended(mut child: Child, dir: &Path) -> (Option<i32>, String) {
+    let status = wait("it ends", || child.try_wait().expect("our child"));
+    (status.code(), fs::read_to_string(dir.join("said")).expect("text"))
+}
+
+/// Does it run? What ended, and nobody has waited for, does not.
+fn runs(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| !"ZX".contains(state))
+}
+
+#[test]
+fn who_loses_a_lock_is_ended_and_told() {
+    let cluster = Cluster::start(1, "");
+    let ctl = Ctl::of(&cluster);
+    let dir = tempfile::tempdir().expect("a folder");
+
+    // Given back by somebody else who knows the token, while the lease lives on.
+    let script = "sleep 1000 & echo $! > pid; touch began; wait";
+    let child = under_lock(&ctl, dir.path(), &["--ttl", "1s"], script);
+    let pid = fs::read_to_string(dir.path().join("pid")).expect("a process id");
+    assert!(runs(pid.trim()));
+    let token = ctl.json(&["lock", "show", "jobs"])["holder"]["token"].to_string();
+    ctl.says(&["lock", "release", "jobs", &token]);
+    let (code, said) = ended(child, dir.path());
+    assert_eq!(code, UNAVAILABLE, "{said}");
+    assert!(said.contains("the lock is lost"), "{said}");
+    wait("what the command started is ended too", || (!runs(pid.trim())).then_some(()));
+
+    // The lease is ended.
+    let child = under_lock(&ctl, dir.path(), &["--ttl", "1s"], "touch began; sleep 1000");
+    let lease = ctl.json(&["lock", "show", "jobs"])["holder"]["lease"].to_string();
+    ctl.says(&["lease", "revoke", &lease]);
+    let (code, said) = ended(child, dir.path());
+    assert_eq!(code, UNAVAILABLE, "{said}");
+    assert_eq!(ctl.says(&["lease", "ls", "-o", "json"]), "", "nothing is left of either");
+
+    // Lost too shortly before the end for anybody to look.
+    let mmapctl = env!("CARGO_BIN_EXE_mmapctl");
+    let give_back = format!("{mmapctl} lock release jobs ${{MMAPD_FENCE##*:}}");
+    let run = |script: &str| ctl.run(&["lock", "run", "jobs", "--", "sh", "-c", script]);
+    let lost = run(&give_back);
+    assert_eq!(lost.status.code(), UNAVAILABLE);
+    assert!(text(&lost.stderr).contains("lost before the command ended"));
+    let lost = run(&format!("{give_back}; exit 7"));
+    assert_eq!(lost.status.code(), Some(7), "its own word counts");
+    assert!(text(&lost.stderr).contains("lost before the command ended"));
+}
+
+/// Else it would go on when its lock has ended.
+#[test]
+fn signals_that_end_lock_run_reach_its_command() {
+    let cluster = Cluster::start(1, "");
+    let ctl = Ctl::of(&cluster);
+    let dir = tempfile::tempdir().expect("a folder");
+    let all = [("HUP", Signal::HUP), ("QUIT", Signal::QUIT), ("INT", Signal::INT)];
+    for (code, (name, signal)) in (20..).zip(all) {
+        let script =
+            format!("trap 'exit {code}' {name}; touch began; while :; do sleep 0.05; done");
+        let child = under_lock(&ctl, dir.path(), &[], &script);
+        kill_process(Pid::from_child(&child), signal).expect("it is there");
+        assert_eq!(ended(child, dir.path()).0, Some(code), "{name}");
+        assert_eq!(ctl.fails(&["lock", "show", "jobs"]).0, NOT_FOUND, "{name}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_changes_no_exit_code() {
+    let cluster = Cluster::start(1, "");
+    let ctl = Ctl::of(&cluster);
+    ctl.says(&["put", "a", "1"]);
+    let closed = || {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        writer
+    };
+    let revision = ctl.json(&["put", "a", "2"])["revision"].as_u64().expect("a revision") - 1;
+    let dir = tempfile::tempdir().expect("a folder");
+    let archive = dir.path().join("debug.tar.gz");
+    let archive = archive.to_str().expect("text");
+    for (args, code) in [
+        (&["txn", "--check", "if missing a"][..], PRECONDITION),
+        (&["txn", "if missing a"], Some(0)),
+        (&["get", "a"], Some(0)),
+        (&["get", "none"], NOT_FOUND),
+        (&["ls"], Some(0)),
+        (&["watch", "--after", &revision.to_string()], Some(0)),
+        (&["lease", "keepalive", "99"], NOT_FOUND),
+        (&["bench", "--operations", "2", "--connections", "1", "--histogram"], Some(0)),
+        (&["bench", "--operations", "2", "--connections", "1", "-o", "json"], Some(0)),
+        (&["torture", "--check", "/dev/null"], FAILURE),
+        (&["torture", "--check", "/dev/null", "-o", "json"], FAILURE),
+        (&["debug", "--interval", "10ms", "--out", archive], Some(0)),
+    ] {
+        let mut child =
+            ctl.command(args).stdout(closed()).stderr(closed()).spawn().expect("it runs");
+        let status = wait("it ends", || child.try_wait().expect("our child"));
+        assert_eq!(status.code(), code, "{args:?}");
+    }
+}
+
+#[test]
 fn a_cluster_is_looked_after() {
     let mut cluster = Cluster::start(3, "");
     let ctl = Ctl::of(&cluster);
@@ -332,7 +470,7 @@ fn a_backup_becomes_another_cluster() {
     let file = path("one.backup");
     let done = ctl.json(&["backup", &file]);
     assert_eq!(done["bytes"], fs::metadata(&file).expect("a file").len());
-    assert!(!fs::exists(format!("{file}.part")).expect("a folder"));
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1, "and nothing beside it");
     assert_eq!(ctl.fails(&["backup", &file]).0, USAGE);
     assert_eq!(ctl.json(&["verify", &file]), done);
     assert_eq!(ctl.run(&["backup", "-"]).stdout, fs::read(&file).expect("a file"));
@@ -359,6 +497,68 @@ fn a_backup_becomes_another_cluster() {
     let dump: Json = serde_json::from_slice(&dump.stdout).expect("JSON");
     assert_eq!(dump, json!({"kept": "yes"}));
     assert_eq!(ctl.fails(&[&["restore", &file][..], &to].concat()).0, FAILURE);
+}
+
+/// Somebody who answers every request with these bytes, and nothing after them.
+fn answers(bytes: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.expect("a connection"));
+            let mut line = String::new();
+            while stream.read_line(&mut line).is_ok_and(|read| read > 2) {
+                line.clear();
+            }
+            stream.get_mut().write_all(bytes.as_bytes()).expect("it reads");
+            open.push(stream);
+        }
+    });
+    url
+}
+
+#[test]
+fn a_backup_that_is_interrupted_leaves_nothing() {
+    let endless = "HTTP/1.1 200 OK\r\nMmapd-Revision: 7\r\nContent-Length: 1000\r\n\r\nMMBK";
+    let ctl = Ctl { endpoints: vec![answers(endless)] };
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("file");
+    let mut child =
+        ctl.command(&["backup", file.to_str().expect("text")]).spawn().expect("it runs");
+    let files = || fs::read_dir(dir.path()).expect("a folder").count();
+    wait("it writes", || (files() == 1).then_some(()));
+    assert!(!file.exists(), "it has another name before it is whole");
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it is there");
+    let status = wait("it ends", || child.try_wait().expect("our child"));
+    assert_eq!((status.code(), files()), (FAILURE, 0));
+}
+
+#[test]
+fn an_answer_of_another_program_is_a_failure() {
+    let odd = answers("HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\n\r\n<html>");
+    let ctl = Ctl { endpoints: vec![odd] };
+    for args in [&["get", "k"][..], &["ls"], &["status"], &["lock", "show", "jobs"]] {
+        assert_eq!(ctl.run(args).status.code(), FAILURE, "{args:?}");
+    }
+    assert_eq!(ctl.run(&["put", "k", "v"]).status.code(), Some(6), "who knows what it did");
+}
+
+#[test]
+fn an_empty_token_is_none() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let tokens = dir.path().join("tokens.toml");
+    let all = "anonymous = [\"all\"]\n[[roles]]\nname = \"all\"\n\
+               rights = [{ verbs = [\"read\", \"write\", \"observe\"] }]\n";
+    fs::write(&tokens, all).expect("a file");
+    let tuning = format!("[auth]\ntokens = {:?}\n", tokens.to_str().expect("text"));
+    let cluster = Cluster::start(1, &tuning);
+    let ctl = Ctl::of(&cluster);
+    let ends = |token: &str| {
+        let output = ctl.command(&["get", "none"]).env("MMAPD_TOKEN", token).output();
+        output.expect("mmapctl runs").status.code()
+    };
+    assert_eq!((ends(""), ends("wrong")), (NOT_FOUND, FAILURE));
 }
 
 #[test]

@@ -89,8 +89,13 @@ struct Play {
 
 impl Play {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(more: &[&str]) -> Self {
         let mut child = mmapctl(&["playground", "--port", "0", "--mmapd"])
             .arg(env!("CARGO_BIN_EXE_mmapd"))
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -194,6 +199,108 @@ fn a_playground_ends_its_nodes_on_sigint() {
 }
 
 #[test]
+fn a_playground_ends_its_nodes_on_sigquit() {
+    Play::start().stop_by(Signal::QUIT);
+}
+
+#[test]
+fn a_playground_goes_on_where_it_ended_on_other_ports() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let folder = dir.path().to_str().expect("text");
+    let mut play = Play::start_with(&["--dir", folder]);
+    let first = play.endpoints();
+    let put = ["--endpoint", &first, "put", "kept", "yes"];
+    assert!(run(&put).status.success());
+    play.say("quit");
+    assert!(play.ended().success());
+
+    let held = Vec::from_iter(first.split(',').filter_map(|url| {
+        let port = url.rsplit(':').next()?.parse().ok()?;
+        std::net::TcpListener::bind(("127.0.0.1", port)).ok()
+    }));
+    let mut play = Play::start_with(&["--dir", folder]);
+    let second = play.endpoints();
+    assert!(held.len() == 3 && first.split(',').all(|url| !second.contains(url)), "{second}");
+    assert_eq!(run(&["--endpoint", &second, "get", "kept"]).stdout, b"yes");
+    play.say("quit");
+    assert!(play.ended().success());
+
+    let output = run(&["playground", "--nodes", "5", "--port", "0", "--dir", folder]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("a cluster of 3"), "{}", text(&output.stderr));
+    assert!(!dir.path().join("node4").exists(), "and changes nothing");
+}
+
+/// Names cost a record in every node, which would be measured too.
+#[test]
+fn bench_gives_its_writes_no_names() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let (send, heads) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.expect("a connection"));
+            let mut head = String::new();
+            while stream.read_line(&mut head).is_ok_and(|read| read > 2) {}
+            if send.send(head.to_lowercase()).is_err() {
+                return;
+            }
+        }
+    });
+    let args = ["--endpoint", &url, "--timeout", "200ms", "bench", "--operations", "1"];
+    run(&[&args[..], &["--connections", "1", "--mix", "put"]].concat());
+    let head = heads.recv_timeout(Duration::from_secs(1)).expect("it asked");
+    assert!(head.starts_with("put /v1/keys/mmapctl-bench/"), "{head}");
+    assert!(!head.contains("idempotency-key"), "{head}");
+}
+
+/// A node that hangs costs what one request costs, not that for every key.
+#[test]
+fn torture_leaves_a_node_that_does_not_answer() {
+    let cluster = Cluster::start(3, "");
+    let (leader, _) = cluster.leader_after(0);
+    let hung = &cluster.nodes[(leader + 1) % 3];
+    let urls = cluster.nodes.iter().map(|node| format!("http://127.0.0.1:{}", node.port));
+    let urls = urls.collect::<Vec<_>>().join(",");
+    hung.signal(Signal::STOP);
+    let mut child = mmapctl(&["--endpoint", &urls, "-o", "json", "torture"])
+        .args(["--duration", "1", "--keys", "200"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("mmapctl runs");
+    let status = wait("the torture ends", || child.try_wait().expect("our child"));
+    hung.signal(Signal::CONT);
+    assert!(status.success());
+}
+
+#[test]
+fn torture_ends_when_somebody_insists() {
+    let cluster = Cluster::start(1, "");
+    let node = &cluster.nodes[0];
+    let url = format!("http://127.0.0.1:{}", node.port);
+    let mut child = mmapctl(&["--endpoint", &url, "--timeout", "5m", "torture"])
+        .args(["--duration", "300"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("mmapctl runs");
+    wait("the torture writes", || {
+        let found = node.client().list("mmapctl-torture/").ok()?;
+        (!found.is_empty()).then_some(())
+    });
+    node.signal(Signal::STOP);
+    // The clients; then the removal of the keys, which hangs.
+    wait("the torture ends", || {
+        let _ = kill_process(Pid::from_child(&child), Signal::INT);
+        child.try_wait().expect("our child")
+    });
+    node.signal(Signal::CONT);
+    let mut said = String::new();
+    child.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
+    assert!(said.contains("left behind: interrupted"), "{said}");
+}
+
+#[test]
 fn torture_is_clean_while_a_node_is_killed() {
     let mut play = Play::start();
     let endpoints = play.endpoints();
@@ -250,8 +357,31 @@ fn a_history_that_no_register_explains_is_refused() {
     let said = text(&output.stdout);
     assert!(said.contains("key \"a\" is not linearizable"), "{said}");
     assert!(said.contains("verdict: violated"), "{said}");
-    fs::write(&file, stale[..2].concat()).expect("a file");
+    let fresh = line(r#""action":"get","outcome":"read","seen":"new","called":5,"returned":6"#);
+    fs::write(&file, stale[..2].concat() + &fresh).expect("a file");
     assert!(run(&["torture", "--check", name]).status.success());
+    // What cannot contradict anything shows nothing.
+    let nothing = line(r#""action":"get","outcome":"read","called":5,"returned":6"#);
+    let failed = line(r#""action":"put","value":"x","outcome":"failed","called":1,"returned":2"#);
+    let missing = [
+        (stale[..2].concat(), "no read"),
+        (nothing.clone() + &failed, "no write"),
+        (nothing, "no write"),
+        (String::new(), "no write"),
+    ];
+    for (history, why) in missing {
+        fs::write(&file, history).expect("a file");
+        let output = run(&["torture", "--check", name]);
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.ends_with("verdict: undecided\n"), "{said}");
+        assert!(text(&output.stderr).contains(why), "{}", text(&output.stderr));
+        let output = run(&["-o", "json", "torture", "--check", name]);
+        assert_eq!(output.status.code(), Some(1));
+        let report = json(&output);
+        assert_eq!(report["verdict"], "undecided", "{report}");
+        assert!(report["why"].as_str().is_some_and(|said| said.contains(why)), "{report}");
+    }
 }
 
 #[test]

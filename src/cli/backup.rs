@@ -1,12 +1,15 @@
 //! `mmapd backup`: a backup from the files of a node that is not running.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use indicatif::ProgressStyle;
+
+use super::draft::Draft;
 use super::exit::{Exit, Fatal};
-use super::place::Place;
+use super::place::{Place, bar};
 use crate::node::backup::Backup;
 use crate::node::node_ids;
 use crate::node::offline::{Files, OfflineError, Saved};
@@ -29,6 +32,9 @@ pub(super) struct BackupArgs {
     majority_is_lost: bool,
 }
 
+/// Between two signs of life.
+const TICK: Duration = Duration::from_millis(100);
+
 pub(super) fn backup(args: &BackupArgs) -> Result<Exit, Fatal> {
     let config = args.place.load()?;
     let files = Files::open(&config.storage.db, &config.storage.log)?;
@@ -37,43 +43,47 @@ pub(super) fn backup(args: &BackupArgs) -> Result<Exit, Fatal> {
         return Err(Fatal { exit: Exit::Usage, message });
     }
     let ids = node_ids(&config.members());
-    let (part, draft) = (beside(&args.file, ".part"), beside(&args.file, ".part.db"));
-    let made = files.backup(&ids, config.storage.map_max, args.majority_is_lost, &draft);
+    let failed = |error: io::Error| Fatal {
+        exit: Exit::Io,
+        message: format!("{} cannot be written: {error}", args.file.display()),
+    };
+    let (draft, file) = Draft::create(&args.file).map_err(failed)?;
+    let db = copy_beside(draft.path());
+    let progress = bar(0, "copying the database");
+    progress.set_style(ProgressStyle::default_spinner());
+    progress.enable_steady_tick(TICK);
+    let made = files.backup(&ids, config.storage.map_max, args.majority_is_lost, &db);
+    progress.finish_and_clear();
     let done = made.map_err(refused).and_then(|(saved, backup)| {
-        write(backup, &part, &args.file)?;
+        write(backup, file, failed)?;
         Ok(saved)
     });
-    // The database in any case, and of the backup what failed; there may be neither.
-    let _ = fs::remove_file(&draft);
-    let _ = fs::remove_file(&part);
-    let _ = io::stderr().write_all(told(&done?, args).as_bytes());
+    // In any case; there may be none.
+    let _ = fs::remove_file(&db);
+    let done = done?;
+    draft.publish().map_err(failed)?;
+    let _ = io::stderr().write_all(told(&done, args).as_bytes());
     Ok(Exit::Normal)
 }
 
-fn beside(file: &Path, end: &str) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(end);
-    PathBuf::from(name)
+fn copy_beside(part: &Path) -> PathBuf {
+    let mut name = part.as_os_str().to_owned();
+    name.push(".db");
+    name.into()
 }
 
-/// Writes all of it to `part`, which gets its name when it is durable.
-fn write(mut backup: Backup, part: &Path, to: &Path) -> Result<(), Fatal> {
-    let failed = |error: io::Error| Fatal {
-        exit: Exit::Io,
-        message: format!("{} cannot be written: {error}", to.display()),
-    };
-    let mut options = OpenOptions::new();
-    // It holds all there is, whatever rights readers of the store have.
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(part);
-    let mut out = BufWriter::new(file.map_err(failed)?);
+/// Writes all of it, until it is durable.
+fn write(mut backup: Backup, file: File, failed: impl Fn(io::Error) -> Fatal) -> Result<(), Fatal> {
+    let progress = bar(backup.pieces(), "writing the backup");
+    let mut out = BufWriter::new(file);
     while let Some(piece) = backup.piece()? {
-        out.write_all(&piece).map_err(failed)?;
+        out.write_all(&piece).map_err(&failed)?;
+        progress.inc(1);
     }
     let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
-    file.sync_all().map_err(failed)?;
-    fs::rename(part, to).map_err(failed)?;
-    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    file.sync_all().map_err(&failed)?;
+    progress.finish_and_clear();
+    Ok(())
 }
 
 fn told(saved: &Saved, args: &BackupArgs) -> String {

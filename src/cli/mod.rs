@@ -8,6 +8,7 @@
 mod audit;
 mod backup;
 mod check;
+mod draft;
 mod dump;
 mod exit;
 mod export;
@@ -28,6 +29,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+pub(crate) use draft::Draft;
 pub use exit::{Exit, Fatal};
 pub(crate) use restore::{RestoreArgs, restore};
 pub(crate) use verify::{Verified, verify};

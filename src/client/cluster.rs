@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::{Method, Response};
+use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::body::Body;
 use super::error::Error;
-use super::transport::{Call, Client, Kind, cause};
+use super::transport::{Call, Client, Kind};
 use crate::config::show_duration;
 
 /// What a node is.
@@ -336,7 +337,7 @@ pub struct Backup {
     pub revision: u64,
     /// The digest of that state, in hex.
     pub digest: String,
-    body: Option<Response>,
+    body: Option<Body>,
 }
 
 impl Backup {
@@ -346,13 +347,6 @@ impl Backup {
     /// [`Error::Broken`]: what came is not all.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(body) = &mut self.body else { return Ok(None) };
-        match body.chunk().await {
-            Ok(Some(bytes)) => Ok(Some(bytes)),
-            Ok(None) => {
-                self.body = None;
-                Ok(None)
-            }
-            Err(error) => Err(Error::Broken(cause(&error))),
-        }
+        body.next().await
     }
 }

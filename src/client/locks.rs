@@ -137,13 +137,15 @@ impl Client {
         self.json(Call { wait, ..call.json(&Value::Object(body)) }).await
     }
 
-    /// Gives a lock back. That it is held no more is no error.
+    /// Gives a lock back, and says whether it was still held: then it was all the time, as no
+    /// token is given twice. That it is held no more is no error.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn unlock(&self, lock: &Lock) -> Result<(), Error> {
+    pub async fn unlock(&self, lock: &Lock) -> Result<bool, Error> {
         let call = Call::new(Method::DELETE, path_of(&lock.name), Kind::Write);
-        found(self.answer(call.number("token", lock.token)).await).map(drop)
+        let answer = found(self.answer(call.number("token", lock.token)).await)?;
+        Ok(answer.is_some())
     }
 
     /// Gives up a place in the queue, or the lock if its turn has come meanwhile.

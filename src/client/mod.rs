@@ -26,6 +26,7 @@
 //! Left out: pools of nodes that are discovered. The nodes are those that are named.
 
 mod batch;
+mod body;
 mod cluster;
 mod error;
 mod history;

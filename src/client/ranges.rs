@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{Method, Response};
+use reqwest::Method;
 use serde::Deserialize;
 
+use super::body::Body;
 use super::error::{Error, Problem};
 use super::keys::Answer;
-use super::transport::{Call, Client, Kind, cause};
+use super::transport::{Call, Client, Kind};
 use super::types::{Consistency, Deleted, Entry, RawEntry, bytes_of};
 
 /// One page of a listing.
@@ -318,14 +319,14 @@ impl Lines {
 /// A body that is one JSON document a line.
 #[derive(Debug)]
 pub(super) struct JsonLines {
-    body: Option<Response>,
+    body: Option<Body>,
     buffer: BytesMut,
     /// Of the buffer, so much has no end of a line in it.
     seen: usize,
 }
 
 impl JsonLines {
-    pub(super) fn new(body: Option<Response>) -> Self {
+    pub(super) fn new(body: Option<Body>) -> Self {
         Self { body, buffer: BytesMut::new(), seen: 0 }
     }
 
@@ -339,10 +340,9 @@ impl JsonLines {
             }
             self.seen = self.buffer.len();
             let Some(body) = &mut self.body else { return Ok(None) };
-            match body.chunk().await {
-                Ok(Some(bytes)) => self.buffer.extend_from_slice(&bytes),
-                Ok(None) => self.body = None,
-                Err(error) => return Err(Error::Broken(cause(&error))),
+            match body.next().await? {
+                Some(bytes) => self.buffer.extend_from_slice(&bytes),
+                None => self.body = None,
             }
         }
     }

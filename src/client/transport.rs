@@ -7,12 +7,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, StatusCode};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::body::Body;
 use super::error::{Error, Outcome, Problem};
 use super::types::fence;
 use crate::config::show_duration;
@@ -22,12 +23,15 @@ use crate::tls::client_of;
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How much longer than the server we wait: it gives up first, and says what became of it.
 const GRACE: Duration = Duration::from_secs(1);
+/// Bytes a second that a body comes or goes with at least: what is slower is taken for broken.
+const SLOWEST: u64 = 256 << 10;
 
 /// How a [`Client`] is made.
 #[derive(Clone, Debug)]
 pub struct Builder {
     endpoints: Vec<String>,
     timeout: Duration,
+    patience: Duration,
     deadline: Duration,
     attempts: u32,
     pause: Duration,
@@ -48,11 +52,20 @@ impl std::fmt::Debug for Token {
 }
 
 impl Builder {
-    /// How long one attempt may take, on the server's side too (`timeout=`); 5 s unless set. A
-    /// body that is streamed may take longer.
+    /// How long one attempt may take, on the server's side too (`timeout=`); 5 s unless set.
+    /// Long bodies have more time, about 4 s for each MiB, and those that are streamed go on as
+    /// long as something comes (see [`Builder::silence`]).
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// How long an answer is waited for, if that is longer than what [`Builder::timeout`] gives
+    /// the server: of use where there is no other node to ask.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -79,8 +92,9 @@ impl Builder {
         self
     }
 
-    /// After how long without a sign of life a watch goes to another node; 30 s unless set.
-    /// The server's `watch.progress` should be well below it.
+    /// After how long without a sign of life a watch goes to another node, and a body that is
+    /// streamed is taken for broken; 30 s unless set. The server's `watch.progress` should be
+    /// well below it.
     #[must_use]
     pub fn silence(mut self, silence: Duration) -> Self {
         self.silence = silence;
@@ -261,7 +275,7 @@ pub(super) struct Answer {
     pub(super) headers: HeaderMap,
     /// All of it, or nothing if it is read as it comes.
     pub(super) body: Bytes,
-    pub(super) rest: Option<Response>,
+    pub(super) rest: Option<Body>,
     /// Who answered; see [`Client::leave`].
     pub(super) turn: usize,
 }
@@ -295,6 +309,7 @@ impl Client {
         Builder {
             endpoints: nodes.into_iter().map(url).collect(),
             timeout: Duration::from_secs(5),
+            patience: Duration::ZERO,
             deadline: Duration::from_secs(30),
             attempts: u32::MAX,
             pause: Duration::from_millis(50),
@@ -311,11 +326,6 @@ impl Client {
     pub fn fenced(&self, lock: impl AsRef<[u8]>, token: u64) -> Self {
         let fence = fence(lock.as_ref(), token);
         Self { inner: Arc::clone(&self.inner), fence: Some(fence.into()) }
-    }
-
-    /// After how long without a sign of life a watch is left.
-    pub(super) fn silence(&self) -> Duration {
-        self.inner.settings.silence
     }
 
     /// The node that answered is of no use any more: the next one has its turn, unless somebody
@@ -436,7 +446,8 @@ impl Client {
             // Names of locks and keys are escaped; what is left is a caller's own.
             request.header(*name, value.as_str())
         });
-        let end = Instant::now() + settings.timeout + call.wait + GRACE;
+        let patience = settings.patience.max(settings.timeout + GRACE);
+        let mut end = Instant::now() + patience + call.wait + time_for(call.body.len());
         let late = |_| Error::Broken(format!("{url} did not answer in time"));
         let sent = tokio::time::timeout_at(end, request.body(call.body.clone()).send());
         let mut response = sent.await.map_err(late)?.map_err(|error| {
@@ -451,12 +462,16 @@ impl Client {
         let (status, headers) = (response.status(), response.headers().clone());
         let is_good = status.is_success() || status == StatusCode::NOT_MODIFIED;
         if is_good && !whole {
-            return Ok(Answer { status, headers, body: Bytes::new(), rest: Some(response), turn });
+            let rest = Some(Body::new(response, settings.silence));
+            return Ok(Answer { status, headers, body: Bytes::new(), rest, turn });
         }
         let mut body = BytesMut::new();
         loop {
             match tokio::time::timeout_at(end, response.chunk()).await.map_err(late)? {
-                Ok(Some(bytes)) => body.extend_from_slice(&bytes),
+                Ok(Some(bytes)) => {
+                    body.extend_from_slice(&bytes);
+                    end += time_for(bytes.len());
+                }
                 Ok(None) => break,
                 Err(error) => return Err(Error::Broken(format!("{url}: {}", cause(&error)))),
             }
@@ -471,6 +486,11 @@ impl Client {
         }
         Err(refusal(url, status, &headers, &body))
     }
+}
+
+/// How much longer an attempt may take for so many bytes.
+fn time_for(bytes: usize) -> Duration {
+    Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / SLOWEST)
 }
 
 /// What is behind an error of the library: its own words name the URL once more.

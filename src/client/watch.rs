@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use reqwest::{Method, Response};
+use reqwest::Method;
 use serde::Deserialize;
 
+use super::body::Body;
 use super::error::Error;
 use super::history::{Change, RawChange};
 use super::transport::{Call, Client, Kind};
@@ -128,7 +129,7 @@ pub struct Watch {
 /// An answer that goes on.
 #[derive(Debug)]
 struct Stream {
-    body: Response,
+    body: Body,
     parser: Parser,
     /// Who sends it.
     turn: usize,
@@ -171,11 +172,10 @@ impl Watch {
             self.failures = 0;
             return self.take(&message);
         }
-        let silence = self.client.silence();
-        match tokio::time::timeout(silence, stream.body.chunk()).await {
-            Ok(Ok(Some(bytes))) => stream.parser.push(&bytes),
+        match stream.body.next().await {
+            Ok(Some(bytes)) => stream.parser.push(&bytes),
             // It ended, it broke, or there was not even a sign of life.
-            Ok(Ok(None) | Err(_)) | Err(_) => {
+            Ok(None) | Err(_) => {
                 let turn = stream.turn;
                 self.client.leave(turn);
                 self.stream = None;

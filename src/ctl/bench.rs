@@ -4,7 +4,8 @@
 //! after Ctrl-C too. Every request is sent once: a failure is counted, never tried again.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
+use std::fmt::Write as _;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,11 +13,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::endpoints::{below, chance, each, kind, span};
+use super::endpoints::{below, chance, clean, each, kind, span};
+use super::show;
+use super::signals::Signals;
 use super::{Common, Failure, Output};
 use crate::client::{Client, Consistency, Error};
 
@@ -218,26 +221,36 @@ impl Bench {
             return Err(Failure::usage("an empty --prefix is everybody's"));
         }
         let prefix = format!("{}{:016x}/", self.prefix, chance());
-        let stop = Arc::new(AtomicBool::new(false));
-        let on_signal = Arc::clone(&stop);
-        let signal = tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                on_signal.store(true, Ordering::Relaxed);
-            }
-        });
-        let measured = self.phases(common, &prefix, &stop).await;
-        signal.abort();
+        let mut signals = Signals::new()?;
+        let measured = self.until_stopped(common, &prefix, &mut signals).await;
         // Whatever became of the phases, the keys go.
-        let cleaned = common.client()?.delete_prefix(&prefix).await;
+        let cleaned = clean(common, &prefix, &mut signals).await;
         let rows = measured?;
         self.print(common, &rows)?;
-        cleaned.map_err(|error| {
-            Failure::other(format!("the keys below {prefix} are left behind: {error}"))
-        })?;
+        cleaned?;
         if rows.iter().all(|row| row.seen.times.is_empty()) {
             return Err(Failure::other("no operation succeeded"));
         }
         Ok(())
+    }
+
+    async fn until_stopped(
+        &self,
+        common: &Common,
+        prefix: &str,
+        signals: &mut Signals,
+    ) -> Result<Vec<Row>, Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut phases = pin!(self.phases(common, prefix, &stop));
+        tokio::select! {
+            measured = &mut phases => return measured,
+            _ = signals.next() => stop.store(true, Ordering::Relaxed),
+        }
+        // What is under way is waited for, unless somebody insists.
+        tokio::select! {
+            measured = phases => measured,
+            _ = signals.next() => Err(Failure::other("interrupted")),
+        }
     }
 
     async fn phases(
@@ -301,26 +314,18 @@ impl Bench {
     }
 
     fn bar(&self, mix: Mix, connections: u16) -> ProgressBar {
-        if !std::io::stderr().is_terminal() {
-            return ProgressBar::hidden();
-        }
-        let bar = self.operations.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-        if let Ok(style) = ProgressStyle::with_template("{msg} {elapsed} {pos} {per_sec}") {
-            bar.set_style(style);
-        }
-        bar.set_message(format!("{} x{connections}", mix.name()));
-        bar
+        let what = format!("{} x{connections}", mix.name());
+        show::progress(self.operations, "{msg} {elapsed} {pos} {per_sec}", what)
     }
 
     fn print(&self, common: &Common, rows: &[Row]) -> Result<(), Failure> {
         let first = rows.first().map_or(0.0, Row::rate);
         if common.output == Output::Json {
             let phases: Vec<Value> = rows.iter().map(|row| row.json(first)).collect();
-            println!("{}", json!({"phases": phases}));
-            return Ok(());
+            return show::json(&json!({"phases": phases}));
         }
-        println!(
-            "{:<10} {:>5} {:>10} {:>10} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9}  ERRORS",
+        let mut text = format!(
+            "{:<10} {:>5} {:>10} {:>10} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9}  ERRORS\n",
             "MIX", "CONN", "OPS", "PER SEC", "RATIO", "P50", "P90", "P99", "P99.9", "MAX"
         );
         for row in rows {
@@ -330,7 +335,8 @@ impl Bench {
                 row.seen.errors.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
             let kinds =
                 if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
-            println!(
+            let _ = writeln!(
+                text,
                 "{:<10} {:>5} {:>10} {:>10.0} {ratio:>6} {:>9} {:>9} {:>9} {:>9} {:>9}  {}{kinds}",
                 row.mix.name(),
                 row.connections,
@@ -345,9 +351,9 @@ impl Bench {
             );
         }
         if self.histogram {
-            rows.iter().for_each(draw);
+            rows.iter().for_each(|row| draw(row, &mut text));
         }
-        Ok(())
+        show::bytes(text.as_bytes())
     }
 }
 
@@ -360,6 +366,8 @@ async fn fill(
     stop: &AtomicBool,
 ) -> Result<(), Failure> {
     let at_once = u64::try_from((256 << 10) / (value.len() + 64)).unwrap_or(1).clamp(1, 256);
+    let template = "{msg} {wide_bar} {percent}% {eta}";
+    let bar = show::progress(Some(keys), template, "writing what is read later".into());
     let mut next = 0;
     while next < keys && !stop.load(Ordering::Relaxed) {
         let mut batch = client.batch();
@@ -372,8 +380,10 @@ async fn fill(
             let broken = result.broken.as_ref().map(Error::to_string).unwrap_or_default();
             return Err(Failure::other(format!("the keys could not be written: {broken}")));
         }
+        bar.set_position(end);
         next = end;
     }
+    bar.finish_and_clear();
     Ok(())
 }
 
@@ -386,13 +396,13 @@ fn shown(micros: u64) -> String {
     }
 }
 
-fn draw(row: &Row) {
-    println!("\n{} with {} connections", row.mix.name(), row.connections);
+fn draw(row: &Row, text: &mut String) {
+    let _ = writeln!(text, "\n{} with {} connections", row.mix.name(), row.connections);
     let buckets = buckets(&row.seen.times);
     let most = buckets.iter().map(|(_, count)| *count).max().unwrap_or(1).max(1);
     for (to, count) in buckets {
         let length = usize::try_from((count * 50).div_ceil(most)).unwrap_or(50);
-        println!("  < {:>9} {count:>9} {}", shown(to), "#".repeat(length));
+        let _ = writeln!(text, "  < {:>9} {count:>9} {}", shown(to), "#".repeat(length));
     }
 }
 

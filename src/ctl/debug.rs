@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::endpoints::{each, span};
+use super::show;
 use super::{Common, Failure};
 use crate::client::Client;
 use crate::metrics::{COMMIT, VERSION};
@@ -79,8 +80,7 @@ impl Debug {
         let wrong =
             |error: std::io::Error| Failure::other(format!("{}: {error}", self.out.display()));
         write(&self.out, &files, now).map_err(wrong)?;
-        println!("{}: {} files", self.out.display(), files.len());
-        Ok(())
+        show::line(&format!("{}: {} files", self.out.display(), files.len()))
     }
 }
 

@@ -3,18 +3,43 @@
 use std::hash::BuildHasher;
 use std::time::Duration;
 
+use super::signals::Signals;
 use super::{Common, Failure};
 use crate::client::{Client, Error};
 use crate::config::parse_duration;
 
-/// Clients that send everything once, one for each endpoint, in their order.
+/// Clients that send everything once, one for each endpoint, in their order. Writes have no
+/// names: these cost a record in every node, which nobody who sends once has a use for.
 ///
 /// # Errors
 /// See [`Common::client`].
 pub(super) fn each(common: &Common, timeout: Duration) -> Result<Vec<Client>, Failure> {
-    let one =
-        |url: &String| Ok(common.client_of([url.clone()])?.attempts(1).timeout(timeout).build()?);
+    let one = |url: &String| {
+        let builder = common.client_of([url.clone()])?.attempts(1).unnamed();
+        Ok(builder.timeout(timeout).patience(timeout).build()?)
+    };
     common.endpoints.iter().map(one).collect()
+}
+
+/// Removes the keys of a run, unless somebody cannot wait for that either.
+///
+/// # Errors
+/// They are left behind.
+pub(super) async fn clean(
+    common: &Common,
+    prefix: &str,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
+    let client = common.client()?;
+    let left =
+        |why: &str| Failure::other(format!("the keys below {prefix} are left behind: {why}"));
+    tokio::select! {
+        done = client.delete_prefix(prefix) => match done {
+            Ok(_) => Ok(()),
+            Err(error) => Err(left(&error.to_string())),
+        },
+        _ = signals.next() => Err(left("interrupted")),
+    }
 }
 
 /// A name for what went wrong, to count by.

@@ -1,5 +1,6 @@
 //! How a command ends: 0, or why not.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::cli::Fatal;
@@ -51,21 +52,24 @@ impl Failure {
         Self { code: UNAVAILABLE, text: text.into() }
     }
 
-    /// As another program ended; it has said why.
-    pub(super) fn silent(code: u8) -> Self {
-        Self { code, text: String::new() }
+    /// As another program ended, which has said why; `more`: what it cannot know.
+    pub(super) fn of_program(code: u8, more: impl Into<String>) -> Self {
+        Self { code, text: more.into() }
     }
 
     /// Of something that changes nothing, so that there is no outcome to know.
     pub(super) fn of_read(error: Error) -> Self {
+        // To ask again gets the same answer again.
+        let code = if matches!(error, Error::Unexpected(_)) { FAILURE } else { UNAVAILABLE };
         let failure = Self::from(error);
-        if failure.code == UNKNOWN { Self { code: UNAVAILABLE, ..failure } } else { failure }
+        if failure.code == UNKNOWN { Self { code, ..failure } } else { failure }
     }
 
     /// Tells people, and the shell.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.text.is_empty() {
-            eprintln!("mmapctl: {}", self.text);
+            // Where nobody listens the code says it.
+            let _ = writeln!(io::stderr(), "mmapctl: {}", self.text);
         }
         self.code.into()
     }
@@ -95,5 +99,20 @@ impl From<Error> for Failure {
 impl From<Fatal> for Failure {
     fn from(fatal: Fatal) -> Self {
         Self::other(fatal.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_another_program_is_no_absence() {
+        let odd = || Error::Unexpected("<html>".into());
+        assert_eq!(Failure::of_read(odd()).code, FAILURE);
+        assert_eq!(Failure::from(odd()).code, UNKNOWN, "the write may have happened");
+        let broken = || Error::Broken("it broke".into());
+        assert_eq!(Failure::of_read(broken()).code, UNAVAILABLE);
+        assert_eq!(Failure::from(broken()).code, UNKNOWN);
     }
 }

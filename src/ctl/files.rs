@@ -1,34 +1,22 @@
 //! `mmapctl` backup, restore, verify, completions and man: what ends in files.
 
-use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::show;
+use super::signals::{Signals, apart};
 use super::{Cli, Common, Failure};
-use crate::cli::{RestoreArgs, Verified, restore, verify};
+use crate::cli::{Draft, RestoreArgs, Verified, restore, verify};
 
 /// Where to.
 #[derive(Args, Debug)]
 pub(super) struct Backup {
     /// The file, which must not be there yet; - for standard output.
     file: PathBuf,
-}
-
-/// Bytes so far, on a terminal.
-fn spinner() -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{spinner} {msg} {bytes} {binary_bytes_per_sec}");
-    ProgressBar::new_spinner()
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
-        .with_message("backup")
 }
 
 impl Backup {
@@ -42,49 +30,37 @@ impl Backup {
         if self.file.try_exists().map_err(wrong)? {
             return Err(Failure::usage(format!("{} is there already", self.file.display())));
         }
-        let mut part = self.file.clone().into_os_string();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let done = self.write(common, &part).await;
-        if done.is_err() {
-            // Not whole: of no use to anybody.
-            let _ = fs::remove_file(&part);
-        }
-        let done = done?;
+        let mut signals = Signals::new()?;
+        let done = tokio::select! {
+            done = self.write(common) => done?,
+            // What was written so far goes with the future.
+            _ = signals.next() => return Err(Failure::other("interrupted, nothing was kept")),
+        };
         show::either(common.output, &said(&self.file, &done), || {
             let file = self.file.display();
             format!("{file}: revision {}, {}", done.revision, show::size(done.bytes))
         })
     }
 
-    async fn write(&self, common: &Common, part: &Path) -> Result<Verified, Failure> {
-        let wrong = |error: io::Error| Failure::other(format!("{}: {error}", part.display()));
-        let mut file = private(part).map_err(wrong)?;
+    async fn write(&self, common: &Common) -> Result<Verified, Failure> {
+        let wrong = |error: io::Error| Failure::other(format!("{}: {error}", self.file.display()));
+        let (draft, mut file) = Draft::create(&self.file).map_err(wrong)?;
         let revision = fetch(common, &mut file).await?;
         file.sync_all().map_err(wrong)?;
-        let done = verify(part, "verifying")?;
+        let part = draft.path().to_owned();
+        let done = apart(move || verify(&part, "verifying")).await??;
         if done.revision != revision {
             return Err(Failure::other("what came is of another revision than was said"));
         }
-        // Not over a file that came meanwhile.
-        fs::hard_link(part, &self.file).map_err(wrong)?;
-        fs::remove_file(part).map_err(wrong)?;
-        let folder = self.file.parent().filter(|folder| *folder != Path::new(""));
-        let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(wrong)?;
-        folder.sync_all().map_err(wrong)?;
+        draft.publish().map_err(wrong)?;
         Ok(done)
     }
 }
 
-/// All keys and values will be in it.
-fn private(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
-}
-
 /// The revision of what was written to `out`.
 async fn fetch(common: &Common, out: &mut (impl Write + ?Sized)) -> Result<u64, Failure> {
-    let progress = spinner();
+    let template = "{spinner} {msg} {bytes} {binary_bytes_per_sec}";
+    let progress = show::progress(None, template, "backup".into());
     let mut backup = common.client()?.backup().await.map_err(Failure::of_read)?;
     while let Some(bytes) = backup.next().await.map_err(Failure::of_read)? {
         out.write_all(&bytes).map_err(|error| Failure::other(format!("writing it: {error}")))?;

@@ -1,19 +1,14 @@
 //! `mmapctl` lease and lock.
 
-use std::ffi::OsString;
-use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
-use rustix::process::{Pid, kill_process};
-use tokio::process::Command;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use clap::Subcommand;
 
 use super::endpoints::span;
+use super::hold::Run;
 use super::show;
 use super::{Common, Failure, Output};
-use crate::client::{Client, Lock as Held, LockOptions, Session};
+use crate::client::{Client, Lock as Held, LockOptions};
 
 /// Pages of lists are at most so long.
 const PAGE: u64 = 1000;
@@ -97,7 +92,7 @@ impl Lease {
     }
 
     async fn list(client: &Client, output: Output) -> Result<(), Failure> {
-        let mut head: &[&str] = &["LEASE", "TTL", "LEFT", "KEYS"];
+        let mut table = show::Table::new(&["LEASE", "TTL", "LEFT", "KEYS"]);
         let mut after = 0;
         loop {
             let page = client.leases(after, PAGE).await.map_err(Failure::of_read)?;
@@ -108,11 +103,10 @@ impl Lease {
                     let (ttl, left) = (show::span(Some(it.ttl)), show::span(Some(it.left)));
                     vec![it.id.to_string(), ttl, left, it.keys.to_string()]
                 };
-                show::table(head, &page.leases.iter().map(row).collect::<Vec<_>>())?;
-                head = &[];
+                table.rows(&page.leases.iter().map(row).collect::<Vec<_>>())?;
             }
             match page.next {
-                Some(next) if page.more => after = next,
+                Some(next) if page.more && !show::gone() => after = next,
                 _ => return Ok(()),
             }
         }
@@ -158,31 +152,12 @@ pub(super) enum Lock {
     Ls,
 }
 
-/// What to run.
-#[derive(Args, Debug)]
-pub(super) struct Run {
-    /// The lock's name.
-    name: String,
-    /// The command, after --, with its arguments.
-    #[arg(last = true, required = true)]
-    command: Vec<OsString>,
-    /// It is free so long after this program is gone without a word.
-    #[arg(long, value_parser = span, default_value = "10s")]
-    ttl: Duration,
-    /// Waits for the lock so long; 4 is the exit code if that was not enough.
-    #[arg(long, value_parser = span, default_value = "30s")]
-    wait: Duration,
-    /// For people: who has it.
-    #[arg(long)]
-    owner: Option<String>,
-}
-
 impl Lock {
     /// Does it.
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
         let client = common.client()?;
         match self {
-            Self::Run(run) => run.run(&client).await,
+            Self::Run(run) => run.run(common).await,
             Self::Acquire { name, ttl, lease, wait, owner } => {
                 let (ttl, lease) = (Some(*ttl), *lease);
                 let how = LockOptions { ttl, lease, wait: *wait, owner: owner.clone() };
@@ -195,7 +170,8 @@ impl Lock {
                 let name = bytes::Bytes::copy_from_slice(name.as_bytes());
                 let (ticket, lease, owner) = (0, 0, String::new());
                 let held = Held { name, token: *token, ticket, lease, owner };
-                Ok(client.unlock(&held).await?)
+                client.unlock(&held).await?;
+                Ok(())
             }
             Self::Show { name } => {
                 let info = client.lock_info(name).await.map_err(Failure::of_read)?;
@@ -215,7 +191,7 @@ impl Lock {
     }
 
     async fn list(client: &Client, output: Output) -> Result<(), Failure> {
-        let mut head: &[&str] = &["LOCK", "TOKEN", "LEASE", "OWNER"];
+        let mut table = show::Table::new(&["LOCK", "TOKEN", "LEASE", "OWNER"]);
         let mut after = bytes::Bytes::new();
         loop {
             let page = client.locks(&after, PAGE).await.map_err(Failure::of_read)?;
@@ -226,79 +202,11 @@ impl Lock {
                     let owner = show::short(it.owner.as_bytes());
                     vec![show::text(&it.name), it.token.to_string(), it.lease.to_string(), owner]
                 };
-                show::table(head, &page.locks.iter().map(row).collect::<Vec<_>>())?;
-                head = &[];
+                table.rows(&page.locks.iter().map(row).collect::<Vec<_>>())?;
             }
             match page.locks.last() {
-                Some(last) if page.more => after = last.name.clone(),
+                Some(last) if page.more && !show::gone() => after = last.name.clone(),
                 _ => return Ok(()),
-            }
-        }
-    }
-}
-
-impl Run {
-    /// The command's own exit code; the lock is given back whatever became of it.
-    async fn run(&self, client: &Client) -> Result<(), Failure> {
-        let deaf = |error: io::Error| Failure::other(format!("no signals: {error}"));
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(deaf)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(deaf)?;
-        let session = client.session(self.ttl).await?;
-        let lease = Some(session.lease());
-        let owner = self.owner.clone();
-        let how = LockOptions { ttl: None, lease, wait: Some(self.wait), owner };
-        // While it waits in the queue, the end of the session is the end of its place.
-        let outcome = tokio::select! {
-            _ = interrupt.recv() => Err(Failure::other("interrupted")),
-            _ = terminate.recv() => Err(Failure::other("ended while it waited")),
-            lock = client.lock(&self.name, &how) => match lock {
-                Ok(lock) => self.hold(&lock, &session, &mut terminate).await,
-                Err(error) => Err(error.into()),
-            },
-        };
-        let ended = session.end().await;
-        outcome?;
-        Ok(ended?)
-    }
-
-    /// Runs the command. Ctrl-C it gets from the terminal as well: it decides what that means.
-    async fn hold(
-        &self,
-        lock: &Held,
-        session: &Session,
-        terminate: &mut Signal,
-    ) -> Result<(), Failure> {
-        let wrong = |error: io::Error| {
-            Failure::other(format!("{}: {error}", self.command[0].to_string_lossy()))
-        };
-        let mut child = Command::new(&self.command[0])
-            .args(&self.command[1..])
-            .env("MMAPD_FENCE", format!("{}:{}", self.name, lock.token))
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(wrong)?;
-        let status = loop {
-            tokio::select! {
-                status = child.wait() => break status.map_err(wrong)?,
-                _ = terminate.recv() => {
-                    let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-                    // That it is gone already is as good.
-                    let _ = pid.map(|pid| kill_process(pid, rustix::process::Signal::TERM));
-                }
-                () = session.lost() => {
-                    // Somebody else may hold it now; what carries the token is refused anyway.
-                    child.kill().await.map_err(wrong)?;
-                    let text = "the lock may be lost, the command was ended";
-                    return Err(Failure::unavailable(text));
-                }
-            }
-        };
-        match (status.code(), status.signal()) {
-            (Some(0), _) => Ok(()),
-            (Some(code), _) => Err(Failure::silent(u8::try_from(code).unwrap_or(1))),
-            // As shells say it.
-            (None, signal) => {
-                Err(Failure::silent(u8::try_from(128 + signal.unwrap_or(0)).unwrap_or(1)))
             }
         }
     }

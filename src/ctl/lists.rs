@@ -79,7 +79,7 @@ impl Ls {
         let mut lines = list.lines().await.map_err(Failure::of_read)?;
         let mut head = vec!["KEY", "REVISION", "VERSION", "SIZE", "TTL"];
         head.extend(self.values.then_some("VALUE"));
-        let mut rows = Vec::new();
+        let (mut table, mut rows) = (show::Table::new(&head), Vec::new());
         while let Some(line) = lines.next().await.map_err(Failure::of_read)? {
             match (common.output, line) {
                 (_, Line::End { .. }) => {}
@@ -97,13 +97,15 @@ impl Ls {
                 (Output::Table, Line::Prefix(prefix)) => rows.push(vec![show::text(&prefix)]),
             }
             if rows.len() == ROWS {
-                show::table(&head, &rows)?;
+                table.rows(&rows)?;
                 rows.clear();
-                head = vec![""; head.len()];
+            }
+            if show::gone() {
+                return Ok(());
             }
         }
-        if common.output == Output::Table && (!rows.is_empty() || !head[0].is_empty()) {
-            show::table(&head, &rows)?;
+        if common.output == Output::Table {
+            table.rows(&rows)?;
         }
         Ok(())
     }
@@ -158,7 +160,7 @@ impl Watch {
         }
         let mut watch = watch.start().await.map_err(Failure::of_read)?;
         let mut seen = 0;
-        while self.count.is_none_or(|count| seen < count) {
+        while self.count.is_none_or(|count| seen < count) && !show::gone() {
             let event = watch.next().await.map_err(Failure::of_read)?;
             if event.changes.is_empty() {
                 continue;

@@ -8,11 +8,13 @@ mod debug;
 mod endpoints;
 mod exit;
 mod files;
+mod hold;
 mod keys;
 mod leases;
 mod lists;
 mod playground;
 mod show;
+mod signals;
 mod torture;
 mod txn;
 
@@ -27,7 +29,7 @@ use crate::cli::RestoreArgs;
 use crate::client::{Builder, Client};
 pub(crate) use exit::Failure;
 
-/// How long one node is waited for, while there are others.
+/// How long a node may look for an answer, and is waited for while there are others.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// How results are printed.
@@ -79,9 +81,14 @@ impl Common {
 
     /// What becomes a client of some nodes, as it was asked for.
     fn client_of(&self, nodes: impl IntoIterator<Item = String>) -> Result<Builder, Failure> {
+        let nodes: Vec<String> = nodes.into_iter().collect();
         let attempt = self.timeout.min(ATTEMPT);
-        let mut builder = Client::builder(nodes).deadline(self.timeout).timeout(attempt);
-        if let Some(token) = &self.token {
+        // Whoever has one node only gains nothing by asking it again.
+        let patience = if nodes.len() == 1 { self.timeout } else { Duration::ZERO };
+        let mut builder =
+            Client::builder(nodes).deadline(self.timeout).timeout(attempt).patience(patience);
+        // Set to nothing is how scripts say that there is none.
+        if let Some(token) = self.token.as_ref().filter(|token| !token.is_empty()) {
             builder = builder.token(token.clone());
         }
         if let Some(file) = &self.cacert {

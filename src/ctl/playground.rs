@@ -2,7 +2,7 @@
 //!
 //! The nodes are processes of their own, in process groups of their own, so that Ctrl-C reaches
 //! this program alone, which then ends them in order. They end with it on SIGINT, SIGTERM,
-//! SIGHUP, on `quit` and on every error; only after SIGKILL of this program they go on.
+//! SIGHUP, SIGQUIT, on `quit` and on every error; only after SIGKILL of this program they go on.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -14,19 +14,29 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::endpoints::chance;
+use super::show;
+use super::signals::Signals;
 use super::{Common, Failure};
 use crate::client::{Client, Role, Status};
 
+/// How many nodes there may be.
+const MOST: u64 = 5;
 /// How long a cluster may take to have a leader.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a node may take to end before it is killed.
 const END: Duration = Duration::from_secs(10);
 /// Between two looks.
 const TICK: Duration = Duration::from_millis(200);
+
+/// A line for whoever watches. The cluster goes on when nobody does.
+macro_rules! say {
+    ($($what:tt)*) => {
+        drop(show::line(&format!($($what)*)))
+    };
+}
 
 /// What to start.
 #[derive(Args, Debug)]
@@ -84,7 +94,7 @@ impl Node {
         let Some(child) = &mut self.child else { return false };
         if let Ok(Some(status)) = child.try_wait() {
             let log = self.home.join("node.log");
-            println!("node {} ended by itself: {status}; see {}", self.id, log.display());
+            say!("node {} ended by itself: {status}; see {}", self.id, log.display());
             self.child = None;
         }
         self.child.is_some()
@@ -124,7 +134,7 @@ impl Drop for Cluster {
         if !self.kept
             && let Err(error) = fs::remove_dir_all(&self.dir)
         {
-            eprintln!("mmapctl: {} stays behind: {error}", self.dir.display());
+            show::aside(&format!("{} stays behind: {error}", self.dir.display()));
         }
     }
 }
@@ -135,18 +145,13 @@ impl Playground {
         if ![1, 3, 5].contains(&self.nodes) {
             return Err(Failure::usage("--nodes is 1, 3 or 5"));
         }
-        let no_signals = |error| Failure::other(format!("no signals: {error}"));
-        let mut term = signal(SignalKind::terminate()).map_err(no_signals)?;
-        let mut int = signal(SignalKind::interrupt()).map_err(no_signals)?;
-        let mut hup = signal(SignalKind::hangup()).map_err(no_signals)?;
+        let mut signals = Signals::new()?;
         let mut cluster = self.prepare()?;
         let result = tokio::select! {
             result = cluster.serve() => result,
-            _ = term.recv() => Ok(()),
-            _ = int.recv() => Ok(()),
-            _ = hup.recv() => Ok(()),
+            _ = signals.next() => Ok(()),
         };
-        println!("ending {} nodes", cluster.nodes.len());
+        say!("ending {} nodes", cluster.nodes.len());
         cluster.end().await;
         result
     }
@@ -165,6 +170,9 @@ impl Playground {
         };
         let mmapd = fs::canonicalize(&mmapd).map_err(|error| wrong(&mmapd, error))?;
         let name = format!("mmapctl-playground-{:016x}", chance());
+        if let Some(dir) = &self.dir {
+            self.refuse_another_cluster(dir)?;
+        }
         let dir = self.dir.clone().unwrap_or_else(|| std::env::temp_dir().join(name));
         fs::create_dir_all(&dir).map_err(|error| wrong(&dir, error))?;
         let kept = self.dir.is_some();
@@ -179,6 +187,20 @@ impl Playground {
             cluster.nodes.push(Node { id, port, home, child: None, client });
         }
         Ok(cluster)
+    }
+
+    /// Who belongs to a cluster is in its data: to start more of them, or fewer, gives a cluster
+    /// that waits for nodes that are not there, or nodes that belong to none.
+    fn refuse_another_cluster(&self, dir: &Path) -> Result<(), Failure> {
+        let there = |id: &u64| dir.join(format!("node{id}")).exists();
+        let nodes = (1..=MOST).filter(there).count();
+        if nodes == 0 || nodes == usize::from(self.nodes) {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "{} has a cluster of {nodes}: say --nodes {nodes}, or name another folder",
+            dir.display()
+        )))
     }
 
     /// Ports that nobody listens on now.
@@ -234,7 +256,7 @@ impl Cluster {
             tokio::time::sleep(TICK).await;
         };
         self.welcome();
-        println!("node {leader} leads, term {term}");
+        say!("node {leader} leads, term {term}");
         let mut lines = stdin();
         let mut open = true;
         loop {
@@ -261,11 +283,11 @@ impl Cluster {
         }
         match self.leader().await {
             Some((id, term)) if id != *leader => {
-                println!("node {id} leads, term {term}");
+                say!("node {id} leads, term {term}");
                 *leader = id;
             }
             None if *leader != 0 => {
-                println!("nobody leads");
+                say!("nobody leads");
                 *leader = 0;
             }
             Some(_) | None => {}
@@ -298,17 +320,13 @@ impl Cluster {
         for node in &self.nodes {
             let (id, url) = (node.id, node.url());
             let pid = node.child.as_ref().map_or(0, Child::id);
-            println!("node {id}  {url}  pid {pid}  dashboard {url}/ui  API {url}/docs");
+            say!("node {id}  {url}  pid {pid}  dashboard {url}/ui  API {url}/docs");
         }
         let urls: Vec<String> = self.nodes.iter().map(Node::url).collect();
-        println!(
-            "data in {}{}",
-            self.dir.display(),
-            if self.kept { "" } else { ", until the end" }
-        );
-        println!("try:  curl -X PUT {}/v1/keys/color -d blue", urls[0]);
-        println!("or:   export MMAPD_ENDPOINTS={}", urls.join(","));
-        println!("type: kill N, start N, pause N, resume N, status, quit");
+        say!("data in {}{}", self.dir.display(), if self.kept { "" } else { ", until the end" });
+        say!("try:  curl -X PUT {}/v1/keys/color -d blue", urls[0]);
+        say!("or:   export MMAPD_ENDPOINTS={}", urls.join(","));
+        say!("type: kill N, start N, pause N, resume N, status, quit");
     }
 
     async fn obey(&mut self, line: &str) {
@@ -322,7 +340,7 @@ impl Cluster {
         let mmapd = self.mmapd.clone();
         let wanted = rest.trim().parse::<u64>().ok();
         let Some(node) = self.nodes.iter_mut().find(|node| Some(node.id) == wanted) else {
-            println!(
+            say!(
                 "kill N, start N, pause N, resume N, status or quit; N is 1 to {}",
                 self.nodes.len()
             );
@@ -330,39 +348,43 @@ impl Cluster {
         };
         let (id, runs) = (node.id, node.runs());
         match (word, runs) {
-            ("start", true) => println!("node {id} runs"),
+            ("start", true) => say!("node {id} runs"),
             ("start", false) => match node.start(&mmapd) {
                 Ok(()) => {
-                    println!("node {id} started, pid {}", node.child.as_ref().map_or(0, Child::id))
+                    say!("node {id} started, pid {}", node.child.as_ref().map_or(0, Child::id))
                 }
                 Err(failure) => drop(failure.report()),
             },
-            ("kill" | "pause" | "resume", false) => println!("node {id} does not run"),
+            ("kill" | "pause" | "resume", false) => say!("node {id} does not run"),
             ("kill", true) => {
                 node.kill();
-                println!("node {id} killed");
+                say!("node {id} killed");
             }
             ("pause", true) => {
                 node.signal(Signal::STOP);
-                println!("node {id} paused");
+                say!("node {id} paused");
             }
             ("resume", true) => {
                 node.signal(Signal::CONT);
-                println!("node {id} resumed");
+                say!("node {id} resumed");
             }
-            (_, _) => println!("kill N, start N, pause N, resume N, status or quit"),
+            (_, _) => say!("kill N, start N, pause N, resume N, status or quit"),
         }
     }
 
     async fn print(&mut self) {
         for (node, status) in self.nodes.iter().zip(self.statuses().await) {
             match status {
-                Some(it) => println!(
+                Some(it) => say!(
                     "node {}  {:?}  term {}  revision {}  keys {}",
-                    node.id, it.role, it.term, it.revision, it.keys
+                    node.id,
+                    it.role,
+                    it.term,
+                    it.revision,
+                    it.keys
                 ),
-                None if node.child.is_some() => println!("node {}  does not answer", node.id),
-                None => println!("node {}  does not run", node.id),
+                None if node.child.is_some() => say!("node {}  does not answer", node.id),
+                None => say!("node {}  does not run", node.id),
             }
         }
     }

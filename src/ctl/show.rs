@@ -2,25 +2,61 @@
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{Failure, Output};
 use crate::config::{show_duration, show_size};
 
-/// Prints on standard output. That nobody reads it any more is no failure.
+/// The reader of standard output closed it. There is one of it in a process, so there is one of
+/// this.
+static GONE: AtomicBool = AtomicBool::new(false);
+
+/// Does nobody read standard output any more? Whoever prints without an end stops then.
+pub(super) fn gone() -> bool {
+    GONE.load(Ordering::Relaxed)
+}
+
+/// Prints on standard output. That nobody reads it any more is no failure, and changes nothing:
+/// what else there is to do is done, and the exit code tells of that.
 ///
 /// # Errors
 /// It cannot be written.
 pub(super) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+    if gone() {
+        return Ok(());
+    }
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::silent(0)),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            GONE.store(true, Ordering::Relaxed);
+            Ok(())
+        }
         result => {
             result.map_err(|error| Failure::other(format!("the output cannot be written: {error}")))
         }
     }
+}
+
+/// A line for people that is no result, on standard error. That nobody reads it is no failure.
+pub(super) fn aside(text: &str) {
+    let _ = writeln!(io::stderr(), "mmapctl: {text}");
+}
+
+/// How far long work is, on standard error while it is a terminal: of so many steps, or nobody
+/// knows how many. `template` has the words of `indicatif`.
+pub(super) fn progress(steps: Option<u64>, template: &str, what: String) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = steps.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.with_message(what)
 }
 
 /// A line for people.
@@ -108,36 +144,63 @@ pub(super) fn span(time: Option<Duration>) -> String {
 /// # Errors
 /// See [`bytes`].
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
-    bytes(lines(head, rows, colour()).as_bytes())
+    Table::new(head).rows(rows)
 }
 
-fn lines(head: &[&str], rows: &[Vec<String>], colour: bool) -> String {
-    let widths: Vec<usize> = (0..head.len())
-        .map(|column| {
-            let cells = rows.iter().filter_map(|row| row.get(column));
-            let cells = cells.map(|cell| cell.chars().count());
-            cells.max().unwrap_or(0).max(head[column].len())
-        })
-        .collect();
-    let one = |cells: &mut dyn Iterator<Item = &str>| {
+/// A table that is printed some rows at a time.
+#[derive(Debug)]
+pub(super) struct Table {
+    head: Vec<String>,
+    /// Of the columns so far: they never become narrower again.
+    widths: Vec<usize>,
+    /// Are the headings printed?
+    begun: bool,
+}
+
+impl Table {
+    /// With these headings.
+    pub(super) fn new(head: &[&str]) -> Self {
+        let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
+        let widths = head.iter().map(String::len).collect();
+        Self { head, widths, begun: false }
+    }
+
+    /// Prints some more rows, the first time below the headings.
+    ///
+    /// # Errors
+    /// See [`bytes`].
+    pub(super) fn rows(&mut self, rows: &[Vec<String>]) -> Result<(), Failure> {
+        bytes(self.lines(rows, colour()).as_bytes())
+    }
+
+    fn lines(&mut self, rows: &[Vec<String>], colour: bool) -> String {
+        for row in rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let mut all = String::new();
+        if !self.begun {
+            self.begun = true;
+            let line = self.line(&self.head);
+            all.push_str(&if colour { format!("\x1b[1m{line}\x1b[0m") } else { line });
+            all.push('\n');
+        }
+        for row in rows {
+            all.push_str(&self.line(row));
+            all.push('\n');
+        }
+        all
+    }
+
+    fn line(&self, cells: &[String]) -> String {
         let mut line = String::new();
-        for (cell, width) in cells.zip(&widths) {
+        for (cell, width) in cells.iter().zip(&self.widths) {
             let _ = write!(line, "{cell:width$}  ");
         }
         line.truncate(line.trim_end().len());
         line
-    };
-    let mut all = String::new();
-    if !head.is_empty() {
-        let line = one(&mut head.iter().copied());
-        all.push_str(&if colour { format!("\x1b[1m{line}\x1b[0m") } else { line });
-        all.push('\n');
     }
-    for row in rows {
-        all.push_str(&one(&mut row.iter().map(String::as_str)));
-        all.push('\n');
-    }
-    all
 }
 
 #[cfg(test)]
@@ -147,8 +210,19 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [vec!["a".to_owned(), "1".into()], vec!["longer".into(), "2".into()]];
-        assert_eq!(lines(&["KEY", "N"], &rows, false), "KEY     N\na       1\nlonger  2\n");
-        assert!(lines(&["KEY", "N"], &rows, true).starts_with("\x1b[1mKEY     N\x1b[0m\n"));
+        let lines = |colour| Table::new(&["KEY", "N"]).lines(&rows, colour);
+        assert_eq!(lines(false), "KEY     N\na       1\nlonger  2\n");
+        assert!(lines(true).starts_with("\x1b[1mKEY     N\x1b[0m\n"));
+    }
+
+    #[test]
+    fn a_table_goes_on_as_it_began() {
+        let mut table = Table::new(&["KEY", "N"]);
+        let mut lines = |key: &str| table.lines(&[vec![key.to_owned(), "1".into()]], false);
+        assert_eq!(lines("longer"), "KEY     N\nlonger  1\n");
+        assert_eq!(lines("a"), "a       1\n");
+        assert_eq!(table.lines(&[], false), "");
+        assert_eq!(Table::new(&["KEY", "N"]).lines(&[], false), "KEY  N\n");
     }
 
     #[test]

@@ -1,20 +1,28 @@
 //! `mmapctl torture`: is a live cluster linearizable? Clients read and write the same few keys
 //! through every endpoint, write down what they were told, and [`crate::linear`] judges it.
+//!
+//! A signal ends what is under way, and only that: the clients, then the last reads, then the
+//! removal of the keys, then the judge.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::endpoints::{below, chance, each, span};
+use super::endpoints::{below, chance, clean, each, span};
+use super::show;
+use super::signals::{Signals, apart};
 use super::{Common, Failure, Output};
 use crate::client::{Client, Deleted, Error, Outcome as Fate, Written};
 use crate::linear::{
-    Action, Expect, History, Outcome, Recorder, STEPS, Verdict, read_lines, tally, write_line,
+    Action, Expect, History, Operation, Outcome, Recorder, STEPS, Verdict, read_lines, tally,
+    write_line,
 };
 
 /// How long one request may take: long ones only leave more outcomes unknown.
@@ -49,26 +57,31 @@ pub(super) struct Torture {
 impl Torture {
     /// Runs, judges and reports.
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
+        let mut signals = Signals::new()?;
         let history = if let Some(file) = &self.check {
             let wrong = |why: String| Failure::usage(format!("{}: {why}", file.display()));
             let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
             read_lines(&text).map_err(wrong)?
         } else {
-            self.record(common).await?
+            self.record(common, &mut signals).await?
         };
         if let Some(file) = &self.history {
             write(&history, file)?;
         }
-        self.report(common, &history)
+        let counts = tally(&history);
+        let verdict = judge(history, self.steps, &mut signals).await?;
+        report(common, &verdict, &counts)
     }
 
-    async fn record(&self, common: &Common) -> Result<History, Failure> {
+    async fn record(&self, common: &Common, signals: &mut Signals) -> Result<History, Failure> {
         if self.prefix.is_empty() {
             return Err(Failure::usage("an empty --prefix is everybody's"));
         }
         let nodes = each(common, PATIENCE)?;
         let prefix = format!("{}{:016x}/", self.prefix, chance());
         let recorder = Arc::new(Recorder::default());
+        let template = format!("{{msg}} {{elapsed}} of {:?} {{pos}} operations", self.duration);
+        let bar = show::progress(None, &template, "torture".into());
         let worker = |id: u64, nodes: Vec<Client>| Worker {
             recorder: Arc::clone(&recorder),
             id,
@@ -76,6 +89,7 @@ impl Torture {
             nodes,
             chance: chance() | 1,
             prefix: prefix.clone(),
+            bar: bar.clone(),
             known: vec![None; usize::try_from(self.keys).unwrap_or(1)],
         };
         let end = Instant::now() + self.duration;
@@ -88,66 +102,104 @@ impl Torture {
                 ended.map_err(|error: tokio::task::JoinError| Failure::other(error.to_string()))?;
                 false
             }
-            _ = tokio::signal::ctrl_c() => true,
+            _ = signals.next() => true,
         };
         // What was under way then has an unknown outcome, which is what the history says.
         tasks.shutdown().await;
         if !interrupted {
-            for (id, node) in (self.clients..).zip(&nodes) {
-                let mut reader = worker(id, vec![node.clone()]);
-                for key in 0..reader.known.len() {
-                    reader.read(key).await;
-                }
+            bar.set_message("last reads");
+            let readers = (self.clients..).zip(&nodes);
+            let readers = readers.map(|(id, node)| worker(id, vec![node.clone()])).collect();
+            tokio::select! {
+                () = last_reads(readers) => {}
+                _ = signals.next() => {}
             }
         }
+        bar.finish_and_clear();
         let history = recorder.history();
-        if let Err(error) = common.client()?.delete_prefix(&prefix).await {
-            eprintln!("mmapctl: the keys below {prefix} are left behind: {error}");
+        if let Err(failure) = clean(common, &prefix, signals).await {
+            // The verdict is what was asked for.
+            failure.report();
         }
         Ok(history)
     }
+}
 
-    fn report(&self, common: &Common, history: &History) -> Result<(), Failure> {
-        let verdict: Verdict = history.check_within(self.steps);
-        let counts = tally(history);
-        let word = if !verdict.violations.is_empty() {
-            "violated"
-        } else if !verdict.undecided.is_empty() {
-            "undecided"
-        } else {
-            "linearizable"
-        };
-        if common.output == Output::Json {
-            let lines = |ops: &[crate::linear::Operation]| -> Vec<String> {
-                ops.iter().map(|op| op.to_string().trim().to_owned()).collect()
-            };
-            let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
-            let violations = verdict.violations.iter().map(
-                |it| json!({"key": text(&it.key), "why": it.why, "operations": lines(&it.window)}),
-            );
-            let undecided =
-                verdict.undecided.iter().map(|(key, why)| json!({"key": text(key), "why": why}));
-            println!(
-                "{}",
-                json!({
-                    "verdict": word, "operations": verdict.ops, "keys": verdict.keys,
-                    "outcomes": counts, "violations": violations.collect::<Vec<_>>(), "undecided": undecided.collect::<Vec<_>>(),
-                })
-            );
-        } else {
-            print!("{verdict}");
-            for (name, count) in &counts {
-                println!("  {name}: {count}");
+/// Every key, once more at every node. A node that does not answer is left: each of its answers
+/// would be waited for.
+async fn last_reads(readers: Vec<Worker>) {
+    for mut reader in readers {
+        for key in 0..reader.known.len() {
+            if !reader.read(key).await {
+                break;
             }
-            println!("verdict: {word}");
         }
-        if !verdict.is_ok() {
-            return Err(Failure::other(format!("the history is {word}")));
+    }
+}
+
+async fn judge(history: History, steps: u64, signals: &mut Signals) -> Result<Verdict, Failure> {
+    let bar = show::progress(None, "{spinner} {msg} {elapsed}", "judging".into());
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let verdict = tokio::select! {
+        verdict = apart(move || history.check_within(steps)) => verdict,
+        _ = signals.next() => Err(Failure::other("interrupted before there was a verdict")),
+    };
+    bar.finish_and_clear();
+    verdict
+}
+
+/// What a history of only these outcomes cannot show.
+fn shows_nothing(counts: &Counts) -> Option<&'static str> {
+    if !counts.contains_key("writes") {
+        Some("no write succeeded, so nothing was shown")
+    } else if !counts.contains_key("reads") {
+        Some("no read succeeded, so nothing was shown")
+    } else {
+        None
+    }
+}
+
+/// How many there were of each kind of outcome.
+type Counts = BTreeMap<&'static str, usize>;
+
+fn report(common: &Common, verdict: &Verdict, counts: &Counts) -> Result<(), Failure> {
+    let nothing = shows_nothing(counts);
+    let word = if !verdict.violations.is_empty() {
+        "violated"
+    } else if !verdict.undecided.is_empty() || nothing.is_some() {
+        "undecided"
+    } else {
+        "linearizable"
+    };
+    if common.output == Output::Json {
+        let lines = |ops: &[Operation]| -> Vec<String> {
+            ops.iter().map(|op| op.to_string().trim().to_owned()).collect()
+        };
+        let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+        let violations = verdict.violations.iter().map(
+            |it| json!({"key": text(&it.key), "why": it.why, "operations": lines(&it.window)}),
+        );
+        let undecided =
+            verdict.undecided.iter().map(|(key, why)| json!({"key": text(key), "why": why}));
+        show::json(&json!({
+            "verdict": word, "operations": verdict.ops, "keys": verdict.keys, "outcomes": counts,
+            "violations": violations.collect::<Vec<_>>(),
+            "undecided": undecided.collect::<Vec<_>>(), "why": nothing,
+        }))?;
+    } else {
+        let mut text = verdict.to_string();
+        for (name, count) in counts {
+            let _ = writeln!(text, "  {name}: {count}");
         }
-        if !counts.contains_key("writes") && self.check.is_none() {
-            return Err(Failure::other("no write succeeded, so nothing was shown"));
+        let _ = writeln!(text, "verdict: {word}");
+        show::bytes(text.as_bytes())?;
+    }
+    match nothing {
+        Some(why) if word == "undecided" => {
+            Err(Failure::other(format!("the history is undecided: {why}")))
         }
-        Ok(())
+        _ if word == "linearizable" => Ok(()),
+        _ => Err(Failure::other(format!("the history is {word}"))),
     }
 }
 
@@ -172,6 +224,7 @@ struct Worker {
     prefix: String,
     /// What it last saw under each key, and at which revision, for conditions.
     known: Vec<Option<(Vec<u8>, u64)>>,
+    bar: ProgressBar,
 }
 
 impl Worker {
@@ -195,6 +248,7 @@ impl Worker {
                 5 | 6 => self.put(key, value, None, None).await,
                 _ => self.read(key).await,
             };
+            self.bar.inc(1);
             if !fine {
                 self.at = (self.at + 1) % self.nodes.len();
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -79,7 +79,7 @@ impl Txn {
         }
         let mut input = std::io::stdin();
         if input.is_terminal() {
-            eprintln!("mmapctl: lines of the transaction, then Ctrl-D");
+            show::aside("lines of the transaction, then Ctrl-D");
         }
         let mut text = String::new();
         input

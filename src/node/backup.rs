@@ -136,6 +136,13 @@ impl Backup {
         &self.description
     }
 
+    /// How often [`Backup::piece`] brings something, of one not begun yet.
+    #[must_use]
+    pub fn pieces(&self) -> u64 {
+        // What comes first, and what comes last.
+        self.pinned.chunks() + 2
+    }
+
     /// The next bytes of the file; `None`: that was all. Blocks on the disk.
     ///
     /// # Errors

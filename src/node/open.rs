@@ -96,14 +96,16 @@ pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recover
     discard(&*disk, &compacting(&db_path))?;
 
     let state = db.state();
-    // The file of settings is where an operator corrects an address.
-    let known = base_membership.members();
-    base_membership.addresses.extend(members.into_iter().filter(|(id, _)| known.contains(id)));
+    correct(&mut base_membership, &members);
     let configs = recovered
         .configs
         .iter()
         .filter(|(index, _)| *index > state.applied.index)
-        .map(|(index, payload)| Some((*index, wire::decode_membership(payload).ok()?)))
+        .map(|(index, payload)| {
+            let mut membership = wire::decode_membership(payload).ok()?;
+            correct(&mut membership, &members);
+            Some((*index, membership))
+        })
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| corrupt(&log_dir, "holds a configuration that cannot be read"))?;
     let Identity { cluster, node, incarnation } = recovered.identity;
@@ -121,6 +123,15 @@ pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<(Parts, Recover
     let us = Address { cluster, node, incarnation };
     let raft = Raft::new(raft, restored);
     Ok((Parts { us, raft, log, db, disk, lost }, recovered))
+}
+
+/// The file of settings is where an operator corrects an address, of whoever is a member: in
+/// every configuration, as each may be the one that rules, the newest or one that it is cut
+/// back to.
+fn correct(membership: &mut Membership, members: &BTreeMap<NodeId, String>) {
+    let known = membership.members();
+    let theirs = members.iter().filter(|(id, _)| known.contains(id));
+    membership.addresses.extend(theirs.map(|(id, url)| (*id, url.clone())));
 }
 
 /// Opens the database. A damaged one is moved away where its content can be had again: from
@@ -315,5 +326,32 @@ mod tests {
         assert_eq!((recovered.base, recovered.last), (at(2, 2), at(2, 2)));
         assert_eq!(parts.log.chain_at(Index(2)), Some(99), "what follows continues from it");
         assert!(parts.raft.is_amnesiac(), "who knows what came after it");
+    }
+
+    /// Else a cluster whose nodes all got other addresses never hears of each other again.
+    #[test]
+    fn addresses_of_the_settings_win_over_those_in_the_log() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        let (mut parts, _) = open(disk.clone(), options()).expect("it opens");
+        let mut noted = Membership::of(options().members);
+        noted.addresses.insert(NodeId(1), "http://old:1".into());
+        let payload = wire::encode_membership(&noted);
+        parts.log.stage_own(at(1, 1), EntryKind::Config, &payload, 0);
+        parts.log.stage_own(at(1, 2), EntryKind::Config, &payload, 0);
+        let job = parts.log.write(IoToken(1)).expect("it writes").expect("something is staged");
+        parts.log.synced(job.run().expect("it syncs"));
+        drop(parts);
+
+        let mut moved = options();
+        moved.members.insert(NodeId(2), "http://new:2".into());
+        moved.members.insert(NodeId(3), "http://new:3".into());
+        let (parts, recovered) = open(disk, moved).expect("it opens again");
+        assert_eq!(recovered.configs.len(), 2, "both are in the log");
+        for index in [1, 2] {
+            let ruling = parts.raft.membership_at(Index(index));
+            let url = |id| ruling.addresses.get(&NodeId(id)).map(String::as_str);
+            assert_eq!((url(1), url(2)), (Some("http://a:1"), Some("http://new:2")));
+            assert_eq!(url(3), None, "who is no member does not become one");
+        }
     }
 }
