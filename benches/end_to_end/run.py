@@ -309,7 +309,7 @@ class Setup:
     def __init__(self, arguments, folder):
         self.folder, self.device, self.samples, self.running = folder, device_of(folder), {}, []
         quick = arguments.quick
-        self.connections = [1, 64] if quick else [1, 16, 64, 256]
+        self.connections = [int(number) for number in arguments.connections.split(",")]
         self.repetitions, self.seconds = (2, 2) if quick else (3, 5)
         self.kills = 3 if quick else 10
         self.many = 50_000 if quick else 1_000_000
@@ -346,6 +346,7 @@ def main():
     parser.add_argument("binary", type=pathlib.Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--connections", default="1,16,64,256")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / "results")
     parser.add_argument("--dir", type=pathlib.Path, default=pathlib.Path("target/end_to_end"),
                         help="where the data goes: on a real disk")
