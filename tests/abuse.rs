@@ -371,13 +371,14 @@ fn a_batch_counts_what_it_has_not_written() {
         stream.write_all(&vec![b' '; bytes]).expect("it is read");
         stream
     };
-    // No line of it has an end.
-    let batch = begin(1_000_000);
+    // No line of it has an end. A write that comes before it was read takes room from it, which
+    // ends it: then another one is tried.
     let refused = || {
+        let batch = begin(1_000_000);
         let reply = node.client().put("other", vec![b'y'; 100_000]).ok()?;
-        (reply.status == 429).then_some(())
+        (reply.status == 429).then_some(batch)
     };
-    wait("what it holds counts", refused);
+    let batch = wait("what it holds counts", refused);
     drop(batch);
     let taken = || {
         let reply = node.client().put("other", vec![b'y'; 100_000]).ok()?;
