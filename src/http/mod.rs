@@ -235,9 +235,9 @@ fn router(edge: Edge) -> Router {
     let one_key =
         || get(read::get).head(read::head).put(keys::put).patch(keys::patch).delete(keys::delete);
     let admitted = |route, methods| Counted::layer(route, methods, Some((edge.clone(), all)));
-    // Who takes a lock is admitted until it waits.
-    let one_lock = get(locks::look).delete(locks::release).post(locks::take);
-    let one_lock = Counted::layer("/v1/locks/{name}", one_lock, Some((edge.clone(), all_but_post)));
+    let all_but_post = |route, methods| {
+        Counted::layer(route, methods, Some((edge.clone(), |method| method != Method::POST)))
+    };
     let data = Router::new()
         .route("/v1/keys/{*key}", admitted("/v1/keys/{key}", one_key()))
         .route("/v1/keys/", admitted("/v1/keys/{key}", no_key()))
@@ -261,7 +261,14 @@ fn router(edge: Edge) -> Router {
         )
         .route("/v1/locks", admitted("/v1/locks", get(locks::list)))
         .route("/v1/locks/", admitted("/v1/locks/{name}", no_name()))
-        .route("/v1/locks/{*name}", one_lock);
+        .route(
+            "/v1/locks/{*name}",
+            // Who takes a lock is admitted until it waits.
+            all_but_post(
+                "/v1/locks/{name}",
+                get(locks::look).delete(locks::release).post(locks::take),
+            ),
+        );
     let rest = Router::new()
         .route("/v1/status", measured("/v1/status", get(cluster::status)))
         .route("/v1/cluster", measured("/v1/cluster", get(cluster::cluster)))
@@ -361,10 +368,6 @@ fn no_key() -> MethodRouter<Edge> {
 
 fn all(_: &Method) -> bool {
     true
-}
-
-fn all_but_post(method: &Method) -> bool {
-    method != Method::POST
 }
 
 fn no_name() -> MethodRouter<Edge> {
