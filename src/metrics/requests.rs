@@ -41,7 +41,8 @@ const STATUSES: [(u16, &str); 28] = [
     (507, "507"),
 ];
 
-/// What is counted of one method on one route. Look it up once with [`http_request`].
+/// What is counted of one method on one route. Look it up once with
+/// [`http_request`](super::http_request).
 #[derive(Clone, Debug)]
 pub struct HttpSeries {
     registry: &'static Registry,
