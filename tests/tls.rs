@@ -183,15 +183,20 @@ fn alone(node: &Node, authority: &Authority) -> Client {
     builder.expect("an authority").build().expect("a URL")
 }
 
-#[test]
-fn who_does_not_shake_hands_is_not_waited_for() {
+/// A node alone that speaks TLS and answers, with a client that trusts it.
+fn serving() -> (Authority, Cluster, Runtime, Client) {
     let authority = Authority::new("ours");
     let mut cluster = Cluster::new(1, "");
     secure(&cluster.nodes[0], &authority);
     cluster.nodes[0].spawn();
-    let runtime = runtime();
-    let client = alone(&cluster.nodes[0], &authority);
+    let (runtime, client) = (runtime(), alone(&cluster.nodes[0], &authority));
     wait("it serves", || runtime.block_on(async { client.put("k", "v").await }).ok());
+    (authority, cluster, runtime, client)
+}
+
+#[test]
+fn who_does_not_shake_hands_is_not_waited_for() {
+    let (_, cluster, runtime, client) = serving();
     // Nothing, and the beginning of a handshake that says it is longer.
     for begun in [b"".as_slice(), b"\x16\x03\x01\x02\x00\x01"] {
         let mut stream = std::net::TcpStream::connect(cluster.nodes[0].addr).expect("it listens");
@@ -358,13 +363,8 @@ fn who_takes_nothing_of_an_answer_loses_the_connection() {
 
 #[test]
 fn who_waits_for_a_lock_and_leaves_gives_up_the_place() {
-    let authority = Authority::new("ours");
-    let mut cluster = Cluster::new(1, "");
-    secure(&cluster.nodes[0], &authority);
-    cluster.nodes[0].spawn();
-    let (runtime, addr) = (runtime(), cluster.nodes[0].addr);
-    let client = alone(&cluster.nodes[0], &authority);
-    wait("it serves", || runtime.block_on(async { client.put("k", "v").await }).ok());
+    let (authority, cluster, runtime, client) = serving();
+    let addr = cluster.nodes[0].addr;
     let take = |wait: &str| {
         let body = format!("{{\"ttl\":\"1h\"{wait}}}");
         format!(
@@ -402,13 +402,7 @@ fn who_waits_for_a_lock_and_leaves_gives_up_the_place() {
 
 #[test]
 fn members_of_a_cluster_with_tls_have_it_too() {
-    let authority = Authority::new("ours");
-    let mut cluster = Cluster::new(1, "");
-    secure(&cluster.nodes[0], &authority);
-    cluster.nodes[0].spawn();
-    let runtime = runtime();
-    let client = alone(&cluster.nodes[0], &authority);
-    wait("it serves", || runtime.block_on(async { client.put("k", "v").await }).ok());
+    let (authority, cluster, runtime, _) = serving();
     let body = r#"{"id":2,"url":"http://127.0.0.1:3999"}"#;
     let request = format!(
         "POST /v1/cluster/members HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",

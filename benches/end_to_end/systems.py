@@ -136,8 +136,35 @@ class Service:
         raise NotImplementedError
 
 
-class Mmapd(Service):
+class Clustered(Service):
+    """Nodes that speak HTTP, say which of them leads and count their syncs."""
+
+    # Where a node says what it is: path, field, and what a leader has there.
+    role = ("", "", "")
+    # The metric that counts syncs.
+    counter = ""
+
+    def leader(self):
+        path, field, leads = self.role
+        for node in self.processes:
+            status, body = ask(f"{self.bases[node]}{path}", timeout=1)
+            if status == 200 and json.loads(body)[field] == leads:
+                return node
+        return None
+
+    def syncs(self):
+        total = 0
+        for node in self.processes:
+            for line in ask(f"{self.bases[node]}/metrics")[1].decode().splitlines():
+                if line.startswith(self.counter):
+                    total += float(line.split()[-1])
+        return total
+
+
+class Mmapd(Clustered):
     name = "mmapd"
+    role = ("/v1/status", "role", "leader")
+    counter = "mmapd_mmap_msyncs_total"
     binary = None
 
     def __init__(self, nodes, folder):
@@ -150,21 +177,6 @@ class Mmapd(Service):
         env = {"MMAPD_PEERS": members} if self.count > 1 else {}
         self.spawn(node, [self.binary, "--id", node, "--port", self.ports[node - 1], "--db", f"{node}/db",
                           "--log", f"{node}/log", "--log-level", "warn"], env)
-
-    def leader(self):
-        for node in self.processes:
-            status, body = ask(f"{self.bases[node]}/v1/status", timeout=1)
-            if status == 200 and json.loads(body)["role"] == "leader":
-                return node
-        return None
-
-    def syncs(self):
-        total = 0
-        for node in self.processes:
-            for line in ask(f"{self.bases[node]}/metrics")[1].decode().splitlines():
-                if line.startswith("mmapd_mmap_msyncs_total"):
-                    total += float(line.split()[-1])
-        return total
 
     def put(self, key, value, node=None):
         status, _ = ask(f"{self.bases[node or self.leader() or 1]}/v1/keys/{key}", "PUT", value, timeout=2)
@@ -184,10 +196,12 @@ class Mmapd(Service):
         }[what]
 
 
-class Etcd(Service):
+class Etcd(Clustered):
     """etcd 3.4 with its REST API v2."""
 
     name = "etcd-v2"
+    role = ("/v2/stats/self", "state", "StateLeader")
+    counter = "etcd_disk_wal_fsync_duration_seconds_count"
 
     def __init__(self, nodes, folder):
         super().__init__(nodes, folder)
@@ -202,21 +216,6 @@ class Etcd(Service):
                           "--advertise-client-urls", self.bases[node], "--listen-peer-urls", self.peers[node],
                           "--initial-advertise-peer-urls", self.peers[node], "--initial-cluster", cluster],
                    {"ETCD_UNSUPPORTED_ARCH": ""})
-
-    def leader(self):
-        for node in self.processes:
-            status, body = ask(f"{self.bases[node]}/v2/stats/self", timeout=1)
-            if status == 200 and json.loads(body)["state"] == "StateLeader":
-                return node
-        return None
-
-    def syncs(self):
-        total = 0
-        for node in self.processes:
-            for line in ask(f"{self.bases[node]}/metrics")[1].decode().splitlines():
-                if line.startswith("etcd_disk_wal_fsync_duration_seconds_count"):
-                    total += float(line.split()[-1])
-        return total
 
     def put(self, key, value, node=None):
         url = f"{self.bases[node or self.leader() or 1]}/v2/keys/{key}"
