@@ -230,9 +230,20 @@ pub(super) struct Origin {
     remote: Option<SocketAddr>,
 }
 
-/// The other end of the connection.
+/// The other end of the connection of a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Remote(pub(super) SocketAddr);
+pub(super) struct Remote {
+    pub(super) address: SocketAddr,
+    /// Did it show the certificate of a node?
+    pub(super) is_node: bool,
+}
+
+/// Who sent a request, and its place in its trace.
+#[derive(Clone, Debug)]
+pub(super) struct Asker {
+    pub(super) caller: Caller,
+    pub(super) trace: Arc<Trace>,
+}
 
 /// The edge, on behalf of who sent the request.
 impl FromRequestParts<Self> for Edge {
@@ -240,21 +251,18 @@ impl FromRequestParts<Self> for Edge {
 
     async fn from_request_parts(parts: &mut Parts, edge: &Self) -> Result<Self, ApiError> {
         let known = &parts.extensions;
-        let trace = known.get::<Arc<Trace>>().cloned();
+        let asker = known.get::<Asker>();
+        let trace = asker.map(|asker| Arc::clone(&asker.trace));
         let handle = trace.clone().map(|trace| edge.handle.on_behalf_of(trace));
         let origin = Origin {
-            caller: known.get::<Caller>().cloned().unwrap_or_default(),
+            caller: asker.map(|asker| asker.caller.clone()).unwrap_or_default(),
             trace,
-            remote: known.get().map(|Remote(remote)| *remote),
+            remote: known.get().map(|remote: &Remote| remote.address),
         };
         let handle = handle.unwrap_or_else(|| edge.handle.clone());
         Ok(Self { origin: Arc::new(origin), handle, ..edge.clone() })
     }
 }
-
-/// Did the connection show the certificate of a node?
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct IsNode(pub(super) bool);
 
 #[cfg(test)]
 mod tests {

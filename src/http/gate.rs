@@ -4,7 +4,7 @@
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, Version, header};
 
-use super::access::{IsNode, Remote};
+use super::access::Remote;
 use super::error::ApiError;
 use super::told::Told;
 use super::{Edge, is_probe};
@@ -75,7 +75,9 @@ fn identify(edge: &Edge, request: &Request) -> Result<Caller, ()> {
     if given.next().is_some() {
         return Err(());
     }
-    if credentials.is_none() && request.extensions().get().is_some_and(|IsNode(is)| *is) {
+    if credentials.is_none()
+        && request.extensions().get().is_some_and(|remote: &Remote| remote.is_node)
+    {
         return Ok(Caller::Peer(None));
     }
     edge.config.access.now().identify(credentials, wall_ms()).map_err(drop)

@@ -24,6 +24,7 @@ mod handover;
 mod held;
 mod history;
 mod keys;
+mod layer;
 mod leases;
 mod legacy;
 mod lines;
@@ -52,46 +53,35 @@ mod wait;
 mod watch;
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::extract::Request;
+use axum::handler::Handler as _;
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, patch, post};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
-use tracing::Instrument;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::{Config as UiConfig, SwaggerUi};
 
 pub use serve::serve;
 
-use crate::auth::Caller;
 use crate::config::Config;
-use crate::metrics::{self, HttpSeries};
 use crate::node::Handle;
 pub(crate) use access::AUDIT;
 use access::{Need, Origin, Verb};
 use error::{ApiError, Problem};
 use extract::Query;
 use held::Held;
-use poll::{Place, Waited};
-use told::Told;
+use layer::{Around, Routes, unmatched};
 
-/// Longest request id taken over from a client.
-const REQUEST_ID_MAX: usize = 128;
 /// What the pages of `/docs` may load: their own files, and images and styles within them.
 const DOCS_POLICY: &str = "default-src 'self'; img-src 'self' data:; \
     style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
-/// Whoever may do one of these is told the revision with each answer anyway.
-const KNOWING: [Verb; 6] =
-    [Verb::Read, Verb::Write, Verb::Lease, Verb::Lock, Verb::Observe, Verb::Operate];
-const REQUEST_ID: HeaderName = HeaderName::from_static(crate::logs::REQUEST_ID);
-
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -234,10 +224,10 @@ impl Edge {
 fn router(edge: Edge) -> Router {
     let one_key =
         || get(read::get).head(read::head).put(keys::put).patch(keys::patch).delete(keys::delete);
-    let admitted = |route, methods| Counted::layer(route, methods, Some((edge.clone(), all)));
-    let all_but_post = |route, methods| {
-        Counted::layer(route, methods, Some((edge.clone(), |method| method != Method::POST)))
-    };
+    let routes = Routes(&edge);
+    let admitted = |route, methods| routes.admitted(route, methods);
+    let measured = |route, methods| routes.measured(route, methods);
+    let all_but_post = |route, methods| routes.admitted_but_post(route, methods);
     let data = Router::new()
         .route("/v1/keys/{*key}", admitted("/v1/keys/{key}", one_key()))
         .route("/v1/keys/", admitted("/v1/keys/{key}", no_key()))
@@ -290,25 +280,26 @@ fn router(edge: Edge) -> Router {
         .route("/ui/{file}", measured("/ui/{file}", get(ui::file)))
         .route("/status", measured("/status", get(legacy::status)));
     data.merge(rest)
-        .merge(probe_routes())
-        .merge(peer_routes())
-        .merge(admin_routes())
-        .merge(ui::slash())
-        .merge(docs(&edge))
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_method)
-        .layer(from_fn_with_state(edge.clone(), finish))
+        .merge(probe_routes(&routes))
+        .merge(peer_routes(&routes))
+        .merge(admin_routes(&routes))
+        .merge(ui::slash(&routes))
+        .merge(routes.foreign(docs(&edge)))
+        .fallback(no_route.layer(Around::any(&edge)))
+        .method_not_allowed_fallback(no_method.layer(Around::any(&edge)))
         .with_state(edge)
 }
 
-fn admin_routes() -> Router<Edge> {
+fn admin_routes(routes: &Routes<'_>) -> Router<Edge> {
+    let measured = |route, methods| routes.measured(route, methods);
     Router::new()
         .route("/v1/admin/scrub", measured("/v1/admin/scrub", post(admin::scrub)))
         .route("/v1/admin/compact", measured("/v1/admin/compact", post(admin::compact)))
         .route("/v1/admin/log", measured("/v1/admin/log", get(logs::look).put(logs::set)))
 }
 
-fn peer_routes() -> Router<Edge> {
+fn peer_routes(routes: &Routes<'_>) -> Router<Edge> {
+    let measured = |route, methods| routes.measured(route, methods);
     Router::new()
         .route("/v1/raft/append", measured("/v1/raft/append", post(raft::append)))
         .route("/v1/raft/vote", measured("/v1/raft/vote", post(raft::vote)))
@@ -317,7 +308,8 @@ fn peer_routes() -> Router<Edge> {
         .route("/v1/raft/handover", measured("/v1/raft/handover", post(raft::handover)))
 }
 
-fn probe_routes() -> Router<Edge> {
+fn probe_routes(routes: &Routes<'_>) -> Router<Edge> {
+    let measured = |route, methods| routes.measured(route, methods);
     Router::new()
         .route("/livez", measured("/livez", get(ops::livez)))
         .route("/readyz", measured("/readyz", get(ops::readyz)))
@@ -327,10 +319,10 @@ fn probe_routes() -> Router<Edge> {
 /// What is answered on the connections beyond the limit: how the node is, what nodes say to each
 /// other, and to everybody else that there are too many. Each of them is used once.
 fn few(edge: Edge) -> Router {
-    probe_routes()
-        .merge(peer_routes())
-        .fallback(async || ApiError::Overloaded)
-        .layer(from_fn_with_state(edge.clone(), finish))
+    let too_many = async |method: Method| unmatched(&method, ApiError::Overloaded);
+    probe_routes(&Routes(&edge))
+        .merge(peer_routes(&Routes(&edge)))
+        .fallback(too_many.layer(Around::any(&edge)))
         .layer(map_response(async |mut response: Response| {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
@@ -366,10 +358,6 @@ fn no_key() -> MethodRouter<Edge> {
     get(keys::no_key).put(keys::no_key).patch(keys::no_key).delete(keys::no_key)
 }
 
-fn all(_: &Method) -> bool {
-    true
-}
-
 fn no_name() -> MethodRouter<Edge> {
     get(locks::no_name).post(locks::no_name).delete(locks::no_name)
 }
@@ -382,192 +370,6 @@ async fn no_method(method: Method) -> Response {
     unmatched(&method, ApiError::MethodNotAllowed)
 }
 
-/// Counts a refusal that belongs to no route; whoever asks for what is not there must not make
-/// up labels.
-fn unmatched(method: &Method, error: ApiError) -> Response {
-    static SERIES: RouteSeries = RouteSeries([const { OnceLock::new() }; 7]);
-    let response = error.into_response();
-    // It took no time worth measuring.
-    SERIES.of("unmatched", method).record(response.status().as_u16(), 0.0);
-    response
-}
-
-/// The series of one route, by method; looked up once.
-#[derive(Default)]
-struct RouteSeries([OnceLock<HttpSeries>; 7]);
-
-impl RouteSeries {
-    fn of(&self, route: &'static str, method: &Method) -> &HttpSeries {
-        let (place, name) = match method.as_str() {
-            "GET" => (0, "GET"),
-            "PUT" => (1, "PUT"),
-            "DELETE" => (2, "DELETE"),
-            "POST" => (3, "POST"),
-            "HEAD" => (4, "HEAD"),
-            "PATCH" => (5, "PATCH"),
-            _ => (6, "other"),
-        };
-        self.0[place].get_or_init(|| metrics::http_request(route, name))
-    }
-}
-
-/// Counts and times the requests of a route under its pattern, never under a key.
-fn measured(route: &'static str, methods: MethodRouter<Edge>) -> MethodRouter<Edge> {
-    Counted::layer(route, methods, None)
-}
-
-/// Which methods of a route take a place among the requests in flight.
-type Admits = fn(&Method) -> bool;
-
-/// The layer around a route. One does all of it: each costs a request more than what it does.
-struct Counted {
-    route: &'static str,
-    series: RouteSeries,
-    admits: Option<(Edge, Admits)>,
-}
-
-impl Counted {
-    fn layer(
-        route: &'static str,
-        methods: MethodRouter<Edge>,
-        admits: Option<(Edge, Admits)>,
-    ) -> MethodRouter<Edge> {
-        let counted = Arc::new(Self { route, series: RouteSeries::default(), admits });
-        methods.layer(from_fn_with_state(counted, Self::answer))
-    }
-
-    async fn answer(
-        State(counted): State<Arc<Self>>,
-        mut request: Request,
-        next: Next,
-    ) -> Response {
-        let start = Instant::now();
-        let method = request.method().clone();
-        let response = match counted.admit(&mut request) {
-            Ok(None) => next.run(request).await,
-            Ok(Some(place)) => {
-                let mut response = next.run(request).await;
-                // Until the client has the answer, unless the route gave it away: what has no
-                // end, or is made as it is taken, must not keep others out.
-                response.extensions_mut().insert(place);
-                response
-            }
-            Err(error) => error.into_response(),
-        };
-        let series = counted.series.of(counted.route, &method);
-        let waited = response.extensions().get().map_or(Duration::ZERO, |Waited(time)| *time);
-        let took = start.elapsed().saturating_sub(waited);
-        series.record(response.status().as_u16(), took.as_secs_f64());
-        response
-    }
-
-    /// A place for a request of the data API; refused when too many are in flight already.
-    fn admit(&self, request: &mut Request) -> Result<Option<Place>, ApiError> {
-        let Some((edge, admits)) = &self.admits else { return Ok(None) };
-        if !admits(request.method()) {
-            return Ok(None);
-        }
-        match edge.in_flight.clone().try_acquire_owned() {
-            Ok(permit) => {
-                let place = Place::new(permit);
-                request.extensions_mut().insert(place.clone());
-                Ok(Some(place))
-            }
-            Err(_) if edge.handle.is_draining() => {
-                Err(ApiError::Draining("this node is shutting down".into()))
-            }
-            Err(_) => Err(ApiError::Overloaded),
-        }
-    }
-}
-
-/// The outermost layer: request ids, who answered, and the bodies of refusals.
-async fn finish(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
-    let id = request_id(request.headers());
-    let told = Told::begin(&request, &id);
-    request.extensions_mut().insert(Arc::clone(told.trace()));
-    let data = request.uri().path().starts_with("/v1/");
-    // Then the answer is what this replica has, and its revision tells how old that is.
-    let query = request.uri().query().unwrap_or_default();
-    let is_stale = query.split('&').any(|pair| pair == "consistency=stale");
-    let head = head_bytes(&request);
-    let limit = edge.config.limits.header_bytes;
-    let span = told.span();
-    let knows = |caller: &Caller| edge.config.access.now().may_some(caller, &KNOWING);
-    let mut knows_something = knows(&Caller::Anonymous);
-    let mut response = if head > limit {
-        unmatched(request.method(), ApiError::HeadTooLarge { limit, actual: head })
-    } else if let Err(error) = gate::sound(&request, &told) {
-        unmatched(request.method(), error)
-    } else {
-        match gate::caller(&edge, &request, &told) {
-            Ok(caller) => {
-                knows_something = knows(&caller);
-                request.extensions_mut().insert(caller);
-                next.run(request).instrument(span).await
-            }
-            // Probes ask nobody who they are.
-            Err(_) if is_probe(request.uri().path()) => next.run(request).await,
-            Err(error) => unmatched(request.method(), error),
-        }
-    };
-    if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
-        told.trace().request_id().clone_into(&mut problem.request_id);
-        let body = serde_json::to_vec(&problem).unwrap_or_default();
-        let kind = HeaderValue::from_static("application/problem+json");
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, kind);
-        headers.insert(header::CONTENT_LENGTH, body.len().into());
-        *response.body_mut() = body.into();
-    }
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, id);
-    let is_stranger = response.status() == StatusCode::UNAUTHORIZED;
-    let headers = response.headers_mut();
-    // Who may do nothing here is not told either how far this cluster is.
-    if data && knows_something && !is_stranger {
-        let status = edge.handle.status();
-        let revision = if is_stale {
-            edge.handle.stale_view().revision()
-        } else {
-            edge.handle.known_revision()
-        };
-        let mut number = |name: &'static str, number: u64| {
-            headers.entry(HeaderName::from_static(name)).or_insert(number.into());
-        };
-        number("mmapd-node", edge.handle.id());
-        number("mmapd-term", status.term);
-        number("mmapd-revision", revision);
-        // A cache may keep an answer, and has to ask before it uses it.
-        let no_cache = HeaderValue::from_static("no-cache");
-        headers.entry(header::CACHE_CONTROL).or_insert(no_cache);
-    }
-    told.end(response.status());
-    response
-}
-
 fn is_probe(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz")
-}
-
-/// About what the head had on the wire. hyper's buffer may hold more than it is told to.
-fn head_bytes(request: &Request) -> u64 {
-    let target = request.uri().path().len() + request.uri().query().map_or(0, str::len);
-    let fields =
-        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-    (target + fields.sum::<usize>()) as u64
-}
-
-/// The client's own id when it is a sane one, else a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let given = headers.get(REQUEST_ID).filter(|id| {
-        let visible = |byte: &u8| byte.is_ascii_graphic();
-        !id.is_empty() && id.len() <= REQUEST_ID_MAX && id.as_bytes().iter().all(visible)
-    });
-    given.cloned().unwrap_or_else(|| {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let text = format!("{:x}-{number:x}", std::process::id());
-        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"))
-    })
 }

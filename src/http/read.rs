@@ -19,6 +19,8 @@ use crate::machine::{Conditions, Record, Span, Tags, View};
 use crate::node::Consistency;
 
 const JSON: &str = "application/json";
+/// Headers of an answer with a value, as many as it may have.
+const HEADERS: usize = 16;
 
 /// Read a key
 ///
@@ -183,22 +185,33 @@ fn raw(
     }
     let headers = response.headers_mut();
     let kind = content_type(record);
-    let value = HeaderValue::try_from(kind).unwrap_or(HeaderValue::from_static(BYTES));
+    // Room for these and for what the layer adds.
+    headers.reserve(HEADERS);
+    let value = match kind {
+        BYTES => HeaderValue::from_static(BYTES),
+        kind => HeaderValue::try_from(kind).unwrap_or(HeaderValue::from_static(BYTES)),
+    };
     headers.insert(header::CONTENT_TYPE, value);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static("sandbox; default-src 'none'"),
     );
-    let kind = kind.to_ascii_lowercase();
-    if ["html", "xml", "svg", "javascript", "ecmascript", "pdf"]
-        .iter()
-        .any(|run| kind.contains(run))
-    {
+    if is_run_by_browsers(kind) {
         headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
     }
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     Ok(response)
+}
+
+/// Might a browser run what it shows of this kind?
+fn is_run_by_browsers(kind: &str) -> bool {
+    if kind == BYTES {
+        return false; // what most values are
+    }
+    let kind = kind.to_ascii_lowercase();
+    let run = ["html", "xml", "svg", "javascript", "ecmascript", "pdf"];
+    run.iter().any(|run| kind.contains(run))
 }
 
 /// Read what is known of a key

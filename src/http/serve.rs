@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
-use super::access::{IsNode, Remote};
+use super::access::Remote;
 use super::pace::{Answer, InProgress, Paced, Progress};
 use super::places::{Addresses, Members, Places};
 use super::poll::Place;
@@ -78,12 +78,11 @@ pub async fn serve(
                 Ok(stream) => stream,
                 Err(error) => return tracing::debug!(%error, "no handshake"),
             };
-            let is_node = IsNode(stream.is_of_a_node());
+            let remote = Remote { address: remote, is_node: stream.is_of_a_node() };
             let progress = Arc::new(Progress::default());
             let io = TokioIo::new(Paced::new(stream, progress.clone(), &times, places));
             let service = service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(is_node);
-                request.extensions_mut().insert(Remote(remote));
+                request.extensions_mut().insert(remote);
                 answer(router.clone(), request, InProgress::begin(&progress))
             });
             let connection = watcher.watch(http.serve_connection(io, service));

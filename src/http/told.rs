@@ -86,7 +86,7 @@ impl Told {
             request_id = self.trace.request_id(),
             trace_id = %self.trace.trace_id(),
             caller = "-",
-            remote = remote.map(|Remote(remote)| remote.to_string()),
+            remote = remote.map(|remote| remote.address.to_string()),
             method = method(&self.method),
             route = self.route(),
             why,

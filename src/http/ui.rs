@@ -11,10 +11,11 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Edge;
 use super::access::{Need, Verb};
 use super::error::{ApiError, Problem};
 use super::extract::Query;
-use super::{Edge, measured};
+use super::layer::Routes;
 
 /// What the page may load and ask: its own files, and this node.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -85,8 +86,8 @@ fn is_in(tag: &str, given: &HeaderValue) -> bool {
 }
 
 /// What people type instead of `/ui`.
-pub(super) fn slash() -> Router<Edge> {
-    Router::new().route("/ui/", measured("/ui", get(page_without_slash)))
+pub(super) fn slash(routes: &Routes<'_>) -> Router<Edge> {
+    Router::new().route("/ui/", routes.measured("/ui", get(page_without_slash)))
 }
 
 async fn page_without_slash(State(edge): State<Edge>) -> Result<Redirect, ApiError> {
