@@ -16,7 +16,7 @@ use super::work::{Answer, Arrived, Event};
 use crate::peers::{Incoming, IncomingError};
 use crate::raft::message::{Message, SnapshotMeta};
 use crate::raft::types::{NodeId, Term};
-use crate::store::DbState;
+use crate::store::{DbState, Pace};
 use crate::wire::{self, WireError};
 
 /// Chunks of a snapshot that wait for the disk.
@@ -131,7 +131,7 @@ impl Handle {
             Some(kept) => kept.resume(),
             None => {
                 let (disk, path) = (shared.disk.clone(), landing.path.clone());
-                Incoming::new(shared.us, disk, path, shared.map_max)
+                Incoming::new(shared.us, disk, path, shared.map_max, landing.pace.clone())
             }
         };
         let this = self.clone();
@@ -213,12 +213,14 @@ pub(super) struct Landing {
     pub(super) path: PathBuf,
     /// What arrived before its connection broke.
     pub(super) kept: Option<Incoming>,
+    /// At which pace it is written.
+    pace: Arc<dyn Pace>,
 }
 
 impl Landing {
     /// For one snapshot at a time, in this file.
-    pub(super) fn at(path: PathBuf) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { path, kept: None }))
+    pub(super) fn at(path: PathBuf, pace: Arc<dyn Pace>) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { path, kept: None, pace }))
     }
 }
 

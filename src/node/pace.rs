@@ -2,7 +2,7 @@
 //! disk.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::store::Pace;
@@ -110,6 +110,32 @@ impl Pace for DiskPace {
 
     fn is_ending(&self) -> bool {
         *self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The pace of a snapshot that arrives. This node's log rests meanwhile, but the disk may be
+/// that of others as well, and nobody waits for a snapshot as for a write.
+#[derive(Debug)]
+pub(super) struct Gentle(pub(super) Arc<DiskPace>);
+
+impl Pace for Gentle {
+    fn rest(&self, took: Duration) {
+        self.0.sleep(took.min(REST_MAX));
+    }
+
+    fn sync_every(&self) -> u64 {
+        SYNC_EVERY
+    }
+
+    /// Who sends it is told, and tries again.
+    fn wait_for_room(&self) -> bool {
+        false
+    }
+
+    fn has_room(&self) {}
+
+    fn is_ending(&self) -> bool {
+        self.0.is_ending()
     }
 }
 

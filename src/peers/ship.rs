@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::Dialer;
 use crate::raft::message::{Envelope, Message, SnapshotMeta};
 use crate::raft::types::{Index, LogId, NodeId, Term};
-use crate::store::{DbState, Disk, Identity, PinnedCheckpoint, Receiver, StoreError};
+use crate::store::{DbState, Disk, Identity, Pace, PinnedCheckpoint, Receiver, StoreError};
 use crate::wire::{self, Address};
 
 /// Chunks that wait for the connection; each is up to a megabyte.
@@ -188,14 +188,22 @@ pub struct Incoming {
     /// The stream began anew, with the same header.
     resumed: bool,
     receiver: Option<Receiver>,
+    /// At which pace it is written.
+    pace: Arc<dyn Pace>,
 }
 
 impl Incoming {
     /// Will be kept in `path` until it is whole.
     #[must_use]
-    pub fn new(us: Address, disk: Arc<dyn Disk>, path: PathBuf, map_max: u64) -> Self {
+    pub fn new(
+        us: Address,
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        map_max: u64,
+        pace: Arc<dyn Pace>,
+    ) -> Self {
         let buffer = BytesMut::new();
-        Self { us, disk, path, map_max, buffer, head: None, resumed: false, receiver: None }
+        Self { us, disk, path, map_max, buffer, head: None, resumed: false, receiver: None, pace }
     }
 
     /// Goes on with a new stream: the same header, then the chunks that are missing.
@@ -262,7 +270,7 @@ impl Incoming {
             };
             let receiver = Receiver::create(self.disk.clone(), &self.path, identity, self.map_max)
                 .map_err(damaged)?;
-            self.receiver = Some(receiver);
+            self.receiver = Some(receiver.paced(self.pace.clone()));
         }
         Ok(self.receiver.as_mut().expect("just made"))
     }
@@ -330,7 +338,7 @@ mod tests {
     use super::*;
     use crate::raft::types::Membership;
     use crate::store::simdisk::SimDisk;
-    use crate::store::{Db, DbOptions, Shrink, Tree};
+    use crate::store::{Db, DbOptions, Shrink, Tree, Unpaced};
 
     const PATH: &str = "/db.new";
 
@@ -375,7 +383,7 @@ mod tests {
     }
 
     fn incoming() -> Incoming {
-        Incoming::new(them(), Arc::new(SimDisk::new(2)), PATH.into(), 64 << 20)
+        Incoming::new(them(), Arc::new(SimDisk::new(2)), PATH.into(), 64 << 20, Arc::new(Unpaced))
     }
 
     #[test]

@@ -294,7 +294,7 @@ impl Sealing<'_> {
 
     /// Writes everything that is on the heap in the order of the pages, neighbours together:
     /// the disk is given long pieces, and few of them.
-    fn write(&self, out: &mut Paced<'_>) -> Result<(), StoreError> {
+    fn write(&self, out: &mut Paced<&dyn Pace>) -> Result<(), StoreError> {
         let mut all: Vec<(u64, u64)> = self.dirty.iter().map(|(at, len)| (*at, *len)).collect();
         all.sort_unstable();
         let mut together: Vec<u8> = Vec::with_capacity(WRITE);

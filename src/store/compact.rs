@@ -276,7 +276,7 @@ impl NewTree {
 /// A file that is written from its front to its end.
 #[derive(Debug)]
 struct NewFile<'a> {
-    out: Paced<'a>,
+    out: Paced<&'a dyn Pace>,
     pace: &'a dyn Pace,
     seq: u64,
     step: u64,
@@ -289,7 +289,7 @@ struct NewFile<'a> {
 }
 
 impl<'a> NewFile<'a> {
-    fn new(out: Paced<'a>, pace: &'a dyn Pace, seq: u64, step: u64) -> Self {
+    fn new(out: Paced<&'a dyn Pace>, pace: &'a dyn Pace, seq: u64, step: u64) -> Self {
         let mut used = Bitmap::default();
         for slot in SLOTS {
             used.set(slot);

@@ -10,6 +10,7 @@
 //! Left out: priorities of the kernel's I/O scheduler, which `none` and `mq-deadline` ignore.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::{StoreError, is_no_space};
@@ -40,6 +41,36 @@ pub trait Pace: Send + Sync + fmt::Debug {
     /// Should work that can be left undone end?
     fn is_ending(&self) -> bool;
 }
+
+/// Who shares a pace keeps it.
+macro_rules! shared {
+    ($shared:ty) => {
+        impl<T: Pace + ?Sized> Pace for $shared {
+            fn rest(&self, took: Duration) {
+                (**self).rest(took);
+            }
+
+            fn sync_every(&self) -> u64 {
+                (**self).sync_every()
+            }
+
+            fn wait_for_room(&self) -> bool {
+                (**self).wait_for_room()
+            }
+
+            fn has_room(&self) {
+                (**self).has_room();
+            }
+
+            fn is_ending(&self) -> bool {
+                (**self).is_ending()
+            }
+        }
+    };
+}
+
+shared!(&T);
+shared!(Arc<T>);
 
 /// Writes as fast as the disk can, and does not wait for room.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,18 +120,24 @@ impl Pace for Impatient<'_> {
 
 /// A [`FileWriter`] that writes at a pace.
 #[derive(Debug)]
-pub(super) struct Paced<'a> {
+pub(super) struct Paced<P> {
     pub(super) writer: FileWriter,
-    pace: &'a dyn Pace,
+    pace: P,
     /// Pages written since the last sync lie in here.
     from: u64,
     end: u64,
     unsynced: u64,
 }
 
-impl<'a> Paced<'a> {
-    pub(super) fn new(writer: FileWriter, pace: &'a dyn Pace) -> Self {
+impl<P: Pace> Paced<P> {
+    pub(super) fn new(writer: FileWriter, pace: P) -> Self {
         Self { writer, pace, from: u64::MAX, end: 0, unsynced: 0 }
+    }
+
+    /// The same, at another pace.
+    pub(super) fn at<Q: Pace>(self, pace: Q) -> Paced<Q> {
+        let Self { writer, pace: _, from, end, unsynced } = self;
+        Paced { writer, pace, from, end, unsynced }
     }
 
     /// Does `work` until it does not fail for want of room.
@@ -144,12 +181,13 @@ impl<'a> Paced<'a> {
             self.from = self.from.min(page);
             self.end = self.end.max(page + bytes.len().div_ceil(PAGE) as u64);
             self.unsynced += bytes.len() as u64;
-            if self.unsynced >= self.pace.sync_every() {
+            let is_synced = self.unsynced >= self.pace.sync_every();
+            if is_synced {
                 let at = self.from * PAGE as u64;
                 self.writer.sync(at, self.end * PAGE as u64 - at)?;
                 (self.from, self.end, self.unsynced) = (u64::MAX, 0, 0);
             }
-            if bytes.len() >= WRITE / 2 {
+            if is_synced || bytes.len() >= WRITE / 2 {
                 self.pace.rest(start.elapsed());
             }
         }

@@ -31,8 +31,9 @@ use super::check;
 use super::db::{Db, DbState, Snapshot, discard};
 use super::disk::{Disk, FileKind, parent};
 use super::error::StoreError;
-use super::map::{FileWriter, PAGE, PageMap};
+use super::map::{PAGE, PageMap};
 use super::meta::{Meta, SLOTS};
+use super::pace::{Pace, Paced, SYNC_EVERY, Unpaced};
 use super::page::{u32_at, u64_at};
 use super::space::Bitmap;
 
@@ -41,6 +42,8 @@ const HEAD: usize = 36;
 const RANGE: usize = 12;
 /// Pages of a chunk: 256 KiB.
 const CHUNK_PAGES: usize = 64;
+/// Pages by which a file that is received grows.
+const GROW: u64 = SYNC_EVERY / PAGE as u64;
 /// No receiver takes a longer chunk.
 pub const CHUNK_MAX: usize = HEAD + CHUNK_PAGES * (RANGE + PAGE);
 
@@ -175,7 +178,7 @@ fn decode(bytes: &[u8]) -> Option<Chunk<'_>> {
 pub struct Receiver {
     path: PathBuf,
     disk: Arc<dyn Disk>,
-    writer: FileWriter,
+    out: Paced<Arc<dyn Pace>>,
     identity: Identity,
     /// Whose chunks are taken.
     cluster: u128,
@@ -197,10 +200,17 @@ impl Receiver {
     ) -> Result<Self, StoreError> {
         discard(&*disk, path)?;
         let region = disk.create(path, FileKind::Db, map_max)?;
-        let writer = PageMap::open(region, std::iter::empty());
+        let pace: Arc<dyn Pace> = Arc::new(Unpaced);
+        let out = Paced::new(PageMap::open(region, std::iter::empty()), pace);
         let path = path.to_owned();
         let cluster = identity.cluster;
-        Ok(Self { path, disk, writer, identity, cluster, meta: None, next: 0, chunks: 0 })
+        Ok(Self { path, disk, out, identity, cluster, meta: None, next: 0, chunks: 0 })
+    }
+
+    /// Writes at this pace, for others use the disk too.
+    #[must_use]
+    pub fn paced(self, pace: Arc<dyn Pace>) -> Self {
+        Self { out: self.out.at(pace), ..self }
     }
 
     /// Takes the chunks of this cluster; the file is of the one given before all the same.
@@ -249,7 +259,11 @@ impl Receiver {
             let len = usize::try_from(pages).expect("checked in decode") * PAGE;
             let (bytes, left) = rest.split_at(len);
             rest = left;
-            self.writer.write(first, bytes)?;
+            // As it is needed: to make the whole file at once would be one long writing.
+            if first + pages > self.out.writer.map().len() / PAGE as u64 {
+                self.out.grow((first + pages).next_multiple_of(GROW).min(meta.pages))?;
+            }
+            self.out.write(first, bytes)?;
         }
         self.next += 1;
         Ok(())
@@ -266,14 +280,13 @@ impl Receiver {
                 wanted: of(self.cluster),
             });
         }
-        let capacity = self.writer.map().capacity();
+        let capacity = self.out.writer.map().capacity();
         if meta.pages > capacity {
             return Err(StoreError::Full { limit: capacity * PAGE as u64 });
         }
         if meta.pages <= SLOTS[1] || chunk.chunks == 0 || chunk.chunks > meta.pages {
             return Err(self.wrong("it holds an impossible meta page"));
         }
-        self.writer.grow(meta.pages * PAGE as u64)?;
         (self.chunks, self.next) = (chunk.chunks, 1);
         self.meta = Some(Meta { identity: self.identity, ..meta });
         Ok(())
@@ -287,9 +300,10 @@ impl Receiver {
         let Some(meta) = self.meta.take().filter(|_| self.next == self.chunks) else {
             return Err(self.wrong("chunks are missing"));
         };
-        self.writer.sync(0, meta.pages * PAGE as u64)?;
-        let Self { path, disk, writer, .. } = self;
-        drop(writer);
+        self.out.grow(meta.pages)?;
+        self.out.sync(meta.pages)?;
+        let Self { path, disk, out, .. } = self;
+        drop(out);
         // Opened anew: what was written is readable only after its writer is gone.
         verify(&*disk, &path, &meta)?;
         let region = disk.open(&path, FileKind::Db, meta.pages * PAGE as u64)?;
