@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::backup::Backup;
 use super::changes::{Changes, Place};
+use super::desk::Inbox;
 use super::inbound::Landing;
 use super::scrub::{Order, ScrubError, Scrubbed};
 use super::work::{Answer, Compacted, Event, NotCompacted};
@@ -187,12 +188,10 @@ pub struct Status {
 /// Who waits for an answer.
 pub(super) type Waiter = oneshot::Sender<Answer>;
 
-/// What lies in the inbox of the node thread.
+/// What lies in the inbox of a node.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "moved once; a box would be an allocation a packet")]
 pub(super) enum Mail {
-    /// Time went by.
-    Tick,
     /// A client's command, encoded.
     Propose(Waiter, Bytes),
     /// A client's linearizable read.
@@ -230,7 +229,7 @@ pub struct Handle {
 
 pub(super) struct Shared {
     pub(super) us: Address,
-    pub(super) inbox: mpsc::Sender<Mail>,
+    pub(super) inbox: Inbox,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) published: Published,
     /// The newest entry that readers find applied.

@@ -326,7 +326,7 @@ impl Observer for FileWatch {
 #[derive(Debug)]
 pub(super) struct Losses {
     pub(super) peers: PeerSeries,
-    pub(super) inbox: tokio::sync::mpsc::Sender<super::handle::Mail>,
+    pub(super) inbox: super::desk::Inbox,
 }
 
 impl Lost for Losses {

@@ -9,6 +9,7 @@ pub mod changes;
 mod clock;
 mod core;
 mod departed;
+mod desk;
 mod handle;
 mod handover;
 pub mod import;
@@ -61,11 +62,12 @@ use crate::store::{
     DbOptions, Disk, Identity, LogOptions, Recovered, Shrink, StoreError, resident_bytes,
 };
 use changes::Changes;
+use desk::Inbox;
 use handle::{Mail, Shared};
 use join::Joined;
 use measure::{FileWatch, Losses, Measure};
 
-/// Requests and packets that may wait for the node thread.
+/// Requests and packets that may wait for a turn.
 const INBOX: usize = 8192;
 /// A checkpoint is due when this much of the database has changed in memory.
 const DIRTY_MAX: u64 = 64 << 20;
@@ -109,7 +111,7 @@ impl Node {
         let (parts, recovered) = open(disk.clone(), options)?;
         tell(&parts, &recovered, metrics);
         let us = parts.us;
-        let (outbox, inbox) = mpsc::channel(INBOX);
+        let (outbox, inbox) = Inbox::new(INBOX);
         let runtime = tokio::runtime::Handle::current();
         let measure = Measure::new(metrics, us.cluster, config);
         let losses = Arc::new(Losses { peers: measure.peers(), inbox: outbox.clone() });
@@ -156,11 +158,11 @@ impl Node {
             }),
             trace: None,
         };
-        spawn_ticker(&runtime, outbox.clone(), config.raft.tick);
         watch_residents(&runtime, metrics, config, handle.shared.stopping.subscribe());
         let shell = run::Shell {
             inbox,
             outbox,
+            tick: config.raft.tick,
             status: status_sender,
             applied: applied_sender,
             peers,
@@ -217,20 +219,6 @@ fn lock(disk: &dyn Disk, config: &Config) -> Result<Locks, StoreError> {
     db_lock.push(".lock");
     let locks = [disk.lock(db_lock.as_ref())?, disk.lock(&log.join("LOCK"))?];
     Ok(Locks(locks))
-}
-
-fn spawn_ticker(runtime: &tokio::runtime::Handle, inbox: mpsc::Sender<Mail>, tick: Duration) {
-    runtime.spawn(async move {
-        let mut ticks = tokio::time::interval(tick);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            // A full inbox means that the node is behind; it will be ticked when it is not.
-            if let Err(mpsc::error::TrySendError::Closed(_)) = inbox.try_send(Mail::Tick) {
-                return;
-            }
-        }
-    });
 }
 
 /// Asks now and then how much of the maps is in memory, off every hot path.

@@ -2,27 +2,29 @@
 //!
 //! | thread | does | why apart |
 //! |---|---|---|
-//! | `node` | everything that decides | one owner, no locks |
+//! | `node` | what takes long of the turns of the core, and what others leave | they have other things to do |
 //! | `sync` | runs sync jobs, one at a time | a slow disk must not delay heartbeats |
 //! | `checkpoint` | runs checkpoint jobs | they take longer than a sync |
 //! | `compact` | runs compactions | checkpoints go on meanwhile, or memory would fill |
 //! | `scrub` | reads the disk for damage | it takes hours |
 //! | the runtime's | sockets | |
 //!
-//! The node thread never waits for any of them: it takes what lies in its inbox, lets it
-//! happen, and hands out the work. The inbox is bounded; when it is full, clients are
-//! refused and peers' streams wait.
+//! Whoever brings mail may take a turn (`desk.rs`), one thread at a time: it takes what lies in
+//! the inbox, lets it happen, and hands out the work, and waits for none of it. The inbox is
+//! bounded; when it is full, clients are refused and peers' streams wait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
 use super::clock::Clock;
 use super::core::{CompactionJob, Core};
+use super::desk::{COMMANDS, Inbox, Left, READS, Seat, TakesTurns};
 use super::handle::{Mail, Status, Waiter};
 use super::measure::Measure;
 use super::pace::DiskPace;
@@ -34,6 +36,8 @@ use crate::store::{CheckpointJob, SpareJob, StoreError, SyncJob};
 
 /// Mail taken in one turn.
 const TURN_MAX: usize = 1024;
+/// Entries that a guest applies; more are for the node's own thread.
+const GUEST_APPLIES: u64 = 64;
 
 /// Why a node cannot go on. The process must end without another acknowledgement.
 #[derive(Debug, thiserror::Error)]
@@ -80,10 +84,12 @@ fn spawn(
         .map_err(StoreError::io("start thread", name))
 }
 
-/// What the node thread needs besides its core.
+/// What a turn needs besides the core.
 pub(super) struct Shell {
     pub(super) inbox: mpsc::Receiver<Mail>,
-    pub(super) outbox: mpsc::Sender<Mail>,
+    pub(super) outbox: Inbox,
+    /// A unit of logical time.
+    pub(super) tick: Duration,
     pub(super) status: watch::Sender<Arc<Status>>,
     /// The newest entry that readers find applied.
     pub(super) applied: watch::Sender<u64>,
@@ -119,7 +125,7 @@ pub(super) fn start(
         for job in sync_queue {
             let done = Mail::Event(Event::Synced(job.run()?));
             pace.log_synced();
-            if outbox.blocking_send(done).is_err() {
+            if outbox.synced(done).is_err() {
                 break;
             }
         }
@@ -173,11 +179,28 @@ pub(super) fn start(
         scrubber.run();
         Ok(())
     })?;
-    let fatal = shell.fatal.clone();
-    let mut turns =
-        Turns { core, shell, syncs, checkpoints, compactions, members: BTreeMap::new() };
+    let (fatal, desk, tick) = (shell.fatal.clone(), shell.outbox.clone(), shell.tick);
+    let mut turns = Turns {
+        core,
+        shell,
+        syncs,
+        checkpoints,
+        compactions,
+        members: BTreeMap::new(),
+        clock: Clock::new(),
+        mail: Vec::with_capacity(TURN_MAX),
+        work: Work::default(),
+        ticked: false,
+        stopping: false,
+        ended: None,
+    };
     turns.follow_members();
-    spawn("node", &fatal, move || turns.run())
+    spawn("node", &fatal, move || match desk.own(turns, tick) {
+        Ended::Stopped => Ok(()),
+        Ended::Failed(error) => Err(error),
+        // Whoever panicked has said so.
+        Ended::Panicked => Ok(()),
+    })
 }
 
 /// What nobody waits for.
@@ -187,7 +210,8 @@ enum Slow {
     Drop(Garbage),
 }
 
-struct Turns {
+/// The core, and all that a turn needs.
+pub(super) struct Turns {
     core: Core<Waiter>,
     shell: Shell,
     syncs: std_mpsc::Sender<SyncJob>,
@@ -195,44 +219,118 @@ struct Turns {
     compactions: std_mpsc::Sender<Slow>,
     /// Whom packets go to.
     members: BTreeMap<NodeId, String>,
+    clock: Clock,
+    /// Empty between turns.
+    mail: Vec<Mail>,
+    work: Work<Waiter>,
+    /// Time went by since the last turn.
+    ticked: bool,
+    stopping: bool,
+    /// No turn is taken any more.
+    ended: Option<Ended>,
+}
+
+/// How a node ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// It was asked to, and all is in order.
+    Stopped,
+    /// Its store failed.
+    Failed(StoreError),
+    /// Somebody panicked during a turn.
+    Panicked,
+}
+
+impl std::fmt::Debug for Turns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turns").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+impl TakesTurns for Turns {
+    fn tick(&mut self) {
+        self.ticked = true;
+    }
+
+    /// A failure of the store is the end; the node's own thread tells of it.
+    fn take(&mut self, seat: Seat) -> Left {
+        let _alarm = Alarm { thread: "node", fatal: self.shell.fatal.clone() };
+        if self.ended.is_some() {
+            return Left::Work;
+        }
+        match self.turn(seat) {
+            Ok(left) => left,
+            Err(error) => {
+                self.ended = Some(Ended::Failed(error));
+                Left::Work
+            }
+        }
+    }
+
+    fn gathers(&self) -> u8 {
+        let commands = if self.core.gathers_commands() { COMMANDS } else { 0 };
+        let reads = if self.core.gathers_reads() { READS } else { 0 };
+        commands | reads
+    }
+
+    fn has_mail(&self) -> bool {
+        !self.shell.inbox.is_empty()
+    }
+
+    fn ended(&mut self) -> Option<Ended> {
+        self.ended.take()
+    }
 }
 
 impl Turns {
-    fn run(mut self) -> Result<(), StoreError> {
-        let clock = Clock::new();
-        let mut mail = Vec::with_capacity(TURN_MAX);
-        let mut work = Work::default();
-        let mut stopping = false;
-        loop {
-            if work.again {
-                while mail.len() < TURN_MAX
-                    && let Ok(item) = self.shell.inbox.try_recv()
-                {
-                    mail.push(item);
-                }
-            } else if self.shell.inbox.blocking_recv_many(&mut mail, TURN_MAX) == 0 {
-                return Ok(());
-            }
-            self.core.set_now(clock.now());
-            work.again = false;
-            let (ticked, stop) = self.let_happen(&mut mail, &mut work)?;
-            if stop {
-                stopping = true;
-                self.shell.pace.end();
-                drop(self.shell.scrubs.send(Order::End));
-            }
-            self.core.turn(&mut work)?;
-            self.follow_members();
-            let applied = self.core.applied().0;
-            self.shell.applied.send_if_modified(|told| std::mem::replace(told, applied) != applied);
-            self.hand_out(&mut work);
-            self.shell.measure.turn(&self.core, &work.measured, ticked);
-            work.measured = super::work::Measured::default();
-            self.publish(ticked, clock);
-            if stopping && self.core.is_idle() {
-                return self.core.stop();
-            }
+    fn turn(&mut self, seat: Seat) -> Result<Left, StoreError> {
+        let (mut mail, mut work) = (std::mem::take(&mut self.mail), std::mem::take(&mut self.work));
+        while mail.len() < TURN_MAX
+            && let Ok(item) = self.shell.inbox.try_recv()
+        {
+            mail.push(item);
         }
+        let full = mail.len() == TURN_MAX;
+        self.core.set_now(self.clock.now());
+        let ticked = std::mem::take(&mut self.ticked);
+        if self.let_happen(ticked, &mut mail, &mut work)? {
+            self.stopping = true;
+            self.shell.pace.end();
+            drop(self.shell.scrubs.send(Order::End));
+        }
+        self.core.begin_turn(&mut work)?;
+        let syncs = work.sync.is_some();
+        // The disk and the followers are slower than we are, so they begin first.
+        self.hand_out(&mut work);
+        let goes_on = match seat {
+            Seat::Owner => true,
+            Seat::Guest => self.core.ends_soon(GUEST_APPLIES),
+            Seat::Syncer => self.core.ends_soon(if syncs { 0 } else { GUEST_APPLIES }),
+        };
+        if goes_on {
+            self.core.end_turn(&mut work)?;
+            let applied = self.core.applied().0;
+            let tell = |told: &mut u64| std::mem::replace(told, applied) != applied;
+            self.shell.applied.send_if_modified(tell);
+            self.hand_out(&mut work);
+        }
+        self.shell.measure.turn(&self.core, &work.measured, ticked);
+        work.measured = super::work::Measured::default();
+        self.publish(ticked);
+        let left = match (work.again, full) {
+            (true, _) => Left::Work,
+            (false, true) => Left::Mail,
+            (false, false) => Left::Nothing,
+        };
+        (self.mail, self.work) = (mail, work);
+        if self.stopping && seat != Seat::Owner {
+            return Ok(Left::Work);
+        }
+        if self.stopping && self.core.is_idle() {
+            self.core.stop()?;
+            self.ended = Some(Ended::Stopped);
+        }
+        Ok(left)
     }
 
     /// Lets the mail of one turn happen: peers first, so that after a pause the leader is
@@ -240,14 +338,14 @@ impl Turns {
     /// clients, all of them as one proposal.
     fn let_happen(
         &mut self,
+        ticked: bool,
         mail: &mut Vec<Mail>,
         work: &mut Work<Waiter>,
-    ) -> Result<(bool, bool), StoreError> {
-        let (mut ticked, mut stop) = (false, false);
+    ) -> Result<bool, StoreError> {
+        let mut stop = false;
         let (mut proposals, mut reads, mut lease_reads) = (Vec::new(), Vec::new(), Vec::new());
         for item in mail.drain(..) {
             match item {
-                Mail::Tick => ticked = true,
                 Mail::Propose(waiter, payload) => proposals.push((waiter, payload)),
                 Mail::Read(waiter) => reads.push(waiter),
                 Mail::LeaseRead(waiter) => lease_reads.push(waiter),
@@ -271,7 +369,7 @@ impl Turns {
         if !lease_reads.is_empty() {
             self.core.handle(Event::LeaseRead(lease_reads), work)?;
         }
-        Ok((ticked, stop))
+        Ok(stop)
     }
 
     /// Connections follow the membership. Those to former members stay, and cost nothing.
@@ -287,6 +385,7 @@ impl Turns {
     }
 
     fn hand_out(&mut self, work: &mut Work<Waiter>) {
+        self.follow_members();
         // The disk is the slowest, so it starts first. A worker that is gone has reported
         // why, and the process is about to end.
         if let Some(job) = work.sync.take() {
@@ -334,7 +433,7 @@ impl Turns {
         }
     }
 
-    fn publish(&mut self, ticked: bool, clock: Clock) {
+    fn publish(&mut self, ticked: bool) {
         let old = self.shell.status.borrow().clone();
         let raft = self.core.raft();
         let changed = old.term != raft.term().0
@@ -343,7 +442,7 @@ impl Turns {
         if !changed && !ticked {
             return;
         }
-        let mut status = self.shell.measure.status(&self.core, clock.now().mono_us);
+        let mut status = self.shell.measure.status(&self.core, self.clock.now().mono_us);
         if self.shell.pace.no_space() {
             status.alarms.push("no-space".to_owned());
         }

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
+use super::desk::Inbox;
 use super::handle::Mail;
 use super::pace::DiskPace;
 use super::work::Event;
@@ -65,7 +66,7 @@ pub(super) struct Scrubber {
     pub(super) orders: Receiver<Order>,
     /// Is a pass under way? Whoever makes it true begins one.
     pub(super) busy: Arc<AtomicBool>,
-    pub(super) outbox: mpsc::Sender<Mail>,
+    pub(super) outbox: Inbox,
     pub(super) pace: Arc<DiskPace>,
     pub(super) metrics: &'static Metrics,
 }

@@ -99,6 +99,11 @@ impl Raft {
         }
     }
 
+    /// Is a round under way that reads wait for? Those that come now share the next one.
+    pub fn has_open_round(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.rounds.open.is_some())
+    }
+
     fn join_round(&mut self, asker: Asker, out: &mut Effects) {
         if self.planted(Planted::ReadWithoutRound) {
             return self.answer(asker, self.commit, out);

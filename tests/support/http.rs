@@ -179,6 +179,16 @@ impl Connection {
         reply
     }
 
+    /// Waits for this in a response that comes in chunks.
+    pub(crate) fn chunks_until(&mut self, text: &str) {
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            let chunk = self.chunk();
+            assert!(!chunk.is_empty(), "it ended without {text}");
+            seen.extend(chunk);
+        }
+    }
+
     /// The rest of a response in chunks, up to its end, which must come.
     pub(crate) fn rest_of_chunks(&mut self) -> String {
         String::from_utf8(self.chunks()).expect("text")

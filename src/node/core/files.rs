@@ -9,14 +9,19 @@ use crate::raft::types::{Index, NodeId};
 use crate::store::{PendingInstall, PinnedCheckpoint, StoreError};
 
 impl<W> Core<W> {
-    pub(super) fn checkpoint_when_due(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+    /// Would [`Core::checkpoint_when_due`] begin one?
+    pub(super) fn is_checkpoint_due(&self) -> bool {
         let dirty = self.db.dirty_bytes();
         let due = dirty >= self.options.checkpoint_dirty_bytes
             || self.checkpoint_wanted
             || self.log_bytes_since_checkpoint >= self.options.checkpoint_log_bytes
             || (dirty > 0 && self.ticks >= self.checkpoint_at_tick + self.options.checkpoint_ticks);
         let busy = self.checkpointing || self.checkpoints_ended || self.is_swapping();
-        if !due || busy || self.arrived.is_some() || self.health.stateless {
+        due && !busy && self.arrived.is_none() && !self.health.stateless
+    }
+
+    pub(super) fn checkpoint_when_due(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        if !self.is_checkpoint_due() {
             return Ok(());
         }
         self.checkpoint_wanted = false;

@@ -353,15 +353,36 @@ impl<W> Core<W> {
         Ok(())
     }
 
-    /// Writes, sends and applies what the events since the last turn led to.
+    /// Writes, sends and applies what the events since the last turn led to: both halves.
     ///
     /// # Errors
     /// Those of the store, all fatal: the process must end without another answer.
     pub fn turn(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
+        self.begin_turn(work)?;
+        self.end_turn(work)
+    }
+
+    /// The first half of a turn: what must be durable is written, and followers get it. Its work
+    /// may be carried out before the second half, so that disks and networks are busy while this
+    /// node applies what they did before.
+    ///
+    /// # Errors
+    /// As of [`Core::turn`].
+    pub fn begin_turn(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
         self.heal(work)?;
         self.install_arrived(work)?;
         self.write(work)?;
         self.send_entries(work);
+        work.again = true;
+        Ok(())
+    }
+
+    /// The second half: what is committed becomes the state, and files are looked after. It may
+    /// be left to a later turn; until then `work.again` says that there is more to do.
+    ///
+    /// # Errors
+    /// As of [`Core::turn`].
+    pub fn end_turn(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
         self.apply(work)?;
         if self.tidying.more {
             self.tidy_when_due(work)?;
@@ -374,6 +395,23 @@ impl<W> Core<W> {
         self.heal(work)?;
         work.again = self.can_apply() || (self.is_swapping() && !self.checkpointing);
         Ok(())
+    }
+
+    /// Would the second half of this turn take no longer than to apply `entries`? Whoever has
+    /// other things to do can leave it to somebody else if not.
+    pub fn ends_soon(&self, entries: u64) -> bool {
+        let applies = if self.can_apply() { self.commit.0 - self.applied.0 } else { 0 };
+        applies <= entries && !self.is_swapping() && !self.is_checkpoint_due()
+    }
+
+    /// Does this node lead, and gather commands for the batch after the one that is being synced?
+    pub fn gathers_commands(&self) -> bool {
+        self.syncing && self.raft.is_leader()
+    }
+
+    /// Does this node lead, and gather reads for the round after the one that is under way?
+    pub fn gathers_reads(&self) -> bool {
+        self.raft.has_open_round()
     }
 
     fn propose(&mut self, batch: Vec<(W, Bytes)>, work: &mut Work<W>) -> Result<(), StoreError> {

@@ -2,6 +2,14 @@
 
 use super::*;
 
+/// How much of a turn is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Half {
+    First,
+    Second,
+    Both,
+}
+
 impl Sim {
     pub(super) fn start(&mut self, node: usize) -> Result<(), Violation> {
         let founding = self.founding().addresses;
@@ -156,15 +164,40 @@ impl Sim {
         }
     }
 
+    /// Lets an event happen, and takes a turn: often as a whole; else its work is carried out
+    /// between its halves, or the second half waits for the next event.
     pub(super) fn event(&mut self, node: usize, event: Event<Wait>) -> Result<(), Violation> {
+        let parts: &[Half] = match self.rng.below(4) {
+            0 => &[Half::First],
+            1 => &[Half::First, Half::Second],
+            _ => &[Half::Both],
+        };
+        let mut event = Some(event);
+        for part in parts {
+            self.take_turn(node, event.take(), *part)?;
+        }
+        Ok(())
+    }
+
+    fn take_turn(
+        &mut self,
+        node: usize,
+        event: Option<Event<Wait>>,
+        half: Half,
+    ) -> Result<(), Violation> {
         let mut work = Work::default();
         let wall_ms =
             (1_700_000_000_000 + self.now / 1000).strict_add_signed(self.nodes[node].skew_ms);
         let now = Now { wall_ms, mono_us: self.now };
         let Some(core) = self.nodes[node].core.as_mut() else { return Ok(()) };
         core.set_now(now);
-        let mut result = core.handle(event, &mut work).and_then(|()| core.turn(&mut work));
-        while result.is_ok() && work.again {
+        let mut result = event.map_or(Ok(()), |event| core.handle(event, &mut work));
+        result = result.and_then(|()| match half {
+            Half::First => core.begin_turn(&mut work),
+            Half::Second => core.end_turn(&mut work),
+            Half::Both => core.turn(&mut work),
+        });
+        while half != Half::First && result.is_ok() && work.again {
             result = core.turn(&mut work);
         }
         if let Err(error) = result {
