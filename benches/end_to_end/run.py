@@ -23,13 +23,16 @@ import tempfile
 import results
 from failover import failover
 from figures import device_of, machine
+from idle import idle
 from load import KEYS, SIZE
+from stalls import stalls
 from stores import restart, sizes, values
 from systems import Bare, Mmapd
 from throughput import throughput
+from watch import watch
 
 HERE = pathlib.Path(__file__).resolve().parent
-PARTS = {"throughput": throughput, "failover": failover, "restart": restart,
+PARTS = {"throughput": throughput, "failover": failover, "stalls": stalls, "idle": idle, "watch": watch, "restart": restart,
          "values": values, "sizes": sizes}
 
 
