@@ -14,7 +14,7 @@ import time
 
 from figures import three, verdict
 from load import SIZE, Paced, put_many
-from systems import DEADLINE, Etcd, Mmapd, ask, await_that
+from systems import DEADLINE, Etcd, Mmapd, ask, await_that, settled
 
 # p99 may be so many times the quiet one.
 WITHIN = 3
@@ -23,6 +23,8 @@ RETAIN = 16 << 20
 # How long a slow follower stands still, and then goes on. Below raft.election_timeout: it is slow, not lost.
 PAUSE = 0.2
 CHECKPOINTS = "mmapd_db_checkpoint_duration_seconds"
+DONE = 'mmapd_db_compactions_total{outcome="done"}'
+SENT = "mmapd_raft_snapshots_sent_total"
 
 
 class DidNotHappen(Exception):
@@ -47,6 +49,10 @@ class Checkpoints(threading.Thread):
         start = time.monotonic()
         for node in list(self.service.processes):
             found = self.service.metrics(node)
+            if not found:
+                # It ended; when it comes back it counts from 0.
+                self.known.pop(node, None)
+                continue
             count, seconds = (found.get(f"{CHECKPOINTS}_{what}", 0) for what in ("count", "sum"))
             had, took = self.known.get(node, (count, seconds))
             self.known[node] = (count, seconds)
@@ -61,7 +67,6 @@ class Checkpoints(threading.Thread):
         return self
 
     def __exit__(self, *_):
-        # One that runs on is told of only when it has ended, so it is waited for a little.
         self.over.set()
         self.join()
 
@@ -78,29 +83,37 @@ class Pair:
         self.ratio = self.during[1] / self.quiet[1]
 
 
-def quiet_then(setup, service, case):
-    """The load alone, then the load and the case: something that returns its windows and what shows that it was."""
-    etcd = isinstance(service, Etcd)
-    with contextlib.ExitStack() as held:
-        seen = None if etcd else held.enter_context(Checkpoints(service))
-        leaders = [service.leader()]
-        load = held.enter_context(Paced(service, setup.pace))
+def steady(setup, service, during):
+    """A load while something happens: the answers, and what that returned."""
+    with Paced(service, setup.pace) as load:
         # The first requests pay for what is not in the caches yet.
         time.sleep(1)
+        happened = during()
+        return load.end(), happened
+
+
+def quiet_then(setup, service, case, between=lambda: None):
+    """The load alone, then the load and the case: something that returns its windows and what shows that it was."""
+    def calm():
         start = time.monotonic()
         time.sleep(setup.calm)
-        end = time.monotonic()
-        windows, evidence = case()
-        answers = load.end()
-        leaders.append(service.leader())
-    if leaders[0] != leaders[1]:
-        evidence += f", the leader went from {leaders[0]} to {leaders[1]}"
-    quiet = answers.within([(start, end)])
-    return Pair(quiet.beyond(seen.windows) if seen else quiet, answers.within(windows), answers.errors, evidence)
+        return start, time.monotonic()
+
+    settled(service)
+    with Checkpoints(service) if isinstance(service, Mmapd) else contextlib.nullcontext() as seen:
+        alone, window = steady(setup, service, calm)
+        between()
+        leader = service.leader()
+        beside, (windows, evidence) = steady(setup, service, case)
+    if service.leader() != leader:
+        evidence += f", the leader went from {leader} to {service.leader()}"
+    quiet = alone.within([window]).beyond(seen.windows if seen else [])
+    return Pair(quiet, beside.within(windows), alone.errors + beside.errors, evidence)
 
 
 def checkpoints(setup, service):
     """Keys all over the store are written, so that pages enough are changed; quiet is what is between checkpoints."""
+    settled(service)
     with Checkpoints(service) as seen, Paced(service, setup.pace, keys=setup.stored, below="many") as load:
         end = time.monotonic() + DEADLINE
         while len(seen.windows) < setup.checkpoints * len(service.processes):
@@ -133,41 +146,31 @@ def compactions(setup, service):
     return quiet_then(setup, service, case)
 
 
-DONE = 'mmapd_db_compactions_total{outcome="done"}'
-
-
 def snapshot(setup, service):
     """A follower that was away for longer than the log is kept comes back, under the load."""
     leader, follower = service.leader(), service.follower()
+    before = service.metrics(leader).get(SENT, 0)
+
+    def leave():
+        last = service.status(follower)["last_log_index"]
+        service.kill(follower)
+        while service.status(leader)["first_log_index"] <= last + 1:
+            put_many(service, 20_000, leader)
+        # The checkpoint of all that is another case.
+        settled(service)
 
     def case():
         start = time.monotonic()
         service.launch(follower)
         await_that("the follower is caught up", lambda: service.caught_up(follower))
         end = time.monotonic()
-        sent = service.metrics(leader).get("mmapd_raft_snapshots_sent_total", 0) - before
+        sent = service.metrics(leader).get(SENT, 0) - before
         received = service.metrics(follower).get("mmapd_raft_snapshots_received_total", 0)
         if sent < 1 or received < 1:
             raise DidNotHappen(f"{sent:.0f} snapshots sent, {received:.0f} received")
         return [(start, end)], f"{received:.0f} snapshot, caught up in {end - start:.1f} s"
 
-    last = service.status(follower)["last_log_index"]
-    before = service.metrics(leader).get("mmapd_raft_snapshots_sent_total", 0)
-    with Paced(service, setup.pace) as load, Checkpoints(service) as seen:
-        time.sleep(1)
-        start = time.monotonic()
-        time.sleep(setup.calm)
-        end = time.monotonic()
-        answers = load.end()
-    quiet = answers.within([(start, end)]).beyond(seen.windows)
-    service.kill(follower)
-    while service.status(leader)["first_log_index"] <= last + 1:
-        put_many(service, 20_000, leader)
-    with Paced(service, setup.pace) as load:
-        time.sleep(1)
-        windows, evidence = case()
-        during = load.end()
-    return Pair(quiet, during.within(windows), answers.errors + during.errors, evidence)
+    return quiet_then(setup, service, case, between=leave)
 
 
 def dead(setup, service):

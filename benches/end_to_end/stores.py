@@ -6,7 +6,7 @@ import time
 
 from figures import three, verdict
 from load import SIZE, put_many, wrk
-from systems import Etcd, EtcdJson, Mmapd, ask, await_that
+from systems import Etcd, EtcdJson, Mmapd, ask, await_that, settled
 
 
 def restart(setup):
@@ -72,11 +72,12 @@ def sizes(setup):
     for service in stores.values():
         settled(service)
     rates = {}
-    for repetition in range(setup.repetitions):
-        # Not always the same one first.
-        turn = repetition % len(stores)
-        order = list(stores.items())
-        for what in ("get", "put"):
+    order = list(stores.items())
+    # No store reads while another makes a checkpoint of what was written before.
+    for what in ("get", "put"):
+        for repetition in range(setup.repetitions):
+            # Not always the same one first.
+            turn = repetition % len(stores)
             for number, service in order[turn:] + order[:turn]:
                 sample = wrk(service, what, 16, setup.seconds, keys=number, below="/v1/keys/many")
                 if sample.errors:
@@ -99,14 +100,3 @@ def sizes(setup):
     for service in stores.values():
         service.stop()
     return lines
-
-
-def settled(service):
-    """Until what was loaded is in a checkpoint: nothing is being synced from one look to the next."""
-    looks = []
-
-    def same():
-        looks.append(service.syncs())
-        return len(looks) > 2 and looks[-1] == looks[-2] == looks[-3]
-
-    await_that("the store is at rest", same, pause=1)

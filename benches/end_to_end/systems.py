@@ -56,6 +56,17 @@ def await_that(what, condition, pause=0.05):
         time.sleep(pause)
 
 
+def settled(service):
+    """Until nothing is being synced from one look to the next: what was written is in a checkpoint, or waits for one."""
+    looks = []
+
+    def same():
+        looks.append(service.syncs())
+        return len(looks) > 2 and looks[-1] == looks[-2] == looks[-3]
+
+    await_that(f"{service.name} is at rest", same, pause=1)
+
+
 def process_figures(pid):
     """Processor seconds, and bytes of memory by kind, of one process."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
