@@ -105,7 +105,13 @@ class Service:
     def start(self):
         for node in range(1, self.count + 1):
             self.launch(node)
-        await_that(f"{self.name} has a leader", self.leader)
+        await_that(f"{self.name} has a leader", lambda: self.all_run() and self.leader())
+
+    def all_run(self):
+        for node, process in self.processes.items():
+            if process.poll() is not None:
+                raise SystemExit(f"{self.name} ended: {(self.folder / f'{node}.log').read_text()[-300:]}")
+        return True
 
     def kill(self, node):
         process = self.processes.pop(node)
