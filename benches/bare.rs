@@ -26,12 +26,12 @@ const ALWAYS: [(&str, &str); 6] = [
 
 async fn read() -> impl IntoResponse {
     let headers = [
-        ("content-type", "application/octet-stream"),
         ("x-content-type-options", "nosniff"),
         ("content-security-policy", "sandbox; default-src 'none'"),
         ("accept-ranges", "bytes"),
         ("vary", "Accept"),
     ];
+    // A slice says its own content-type.
     (AppendHeaders(ALWAYS), AppendHeaders(headers), VALUE.as_slice())
 }
 
