@@ -39,11 +39,15 @@ class Checkpoints(threading.Thread):
     def __init__(self, service):
         super().__init__()
         self.service, self.windows, self.known, self.over = service, [], {}, threading.Event()
+        self.failed = None
 
     def run(self):
         before = time.monotonic()
-        while not self.over.wait(self.LOOK):
-            before = self.look(before)
+        try:
+            while not self.over.wait(self.LOOK):
+                before = self.look(before)
+        except Exception as failed:  # Told where it is waited for.
+            self.failed = failed
 
     def look(self, before):
         start = time.monotonic()
@@ -69,6 +73,8 @@ class Checkpoints(threading.Thread):
     def __exit__(self, *_):
         self.over.set()
         self.join()
+        if self.failed:
+            raise self.failed
 
 
 class Pair:

@@ -190,7 +190,8 @@ class Clustered(Service):
     def metrics(self, node):
         """All series by name with labels, summed by name as well. Nothing of a node that does not answer."""
         found = {}
-        for line in ask(f"{self.bases[node]}/metrics")[1].decode().splitlines():
+        status, body = ask(f"{self.bases[node]}/metrics")
+        for line in body.decode().splitlines() if status == 200 else []:
             series, _, value = line.rpartition(" ")
             name = series.partition("{")[0]
             if series and not series.startswith("#"):
