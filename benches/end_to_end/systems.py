@@ -56,6 +56,17 @@ def await_that(what, condition, pause=0.05):
         time.sleep(pause)
 
 
+def settled(service):
+    """Until nothing is being synced from one look to the next: what was written is in a checkpoint, or waits for one."""
+    looks = []
+
+    def same():
+        looks.append(service.syncs())
+        return len(looks) > 2 and looks[-1] == looks[-2] == looks[-3]
+
+    await_that(f"{service.name} is at rest", same, pause=1)
+
+
 def process_figures(pid):
     """Processor seconds, and bytes of memory by kind, of one process."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -67,14 +78,21 @@ def process_figures(pid):
     return (int(fields[11]) + int(fields[12])) / TICK, memory
 
 
+def written_bytes(pid):
+    """What a process made the kernel write to disks so far: pages of maps count when they are changed."""
+    return int(pathlib.Path(f"/proc/{pid}/io").read_text().split("\nwrite_bytes: ")[1].split()[0])
+
+
 class Service:
     """Some nodes of one kind, running."""
 
     # Of the tables.
     name = ""
 
-    def __init__(self, nodes, folder):
+    def __init__(self, nodes, folder, settings=None):
+        """`settings` are variables of the environment."""
         self.count, self.folder = nodes, pathlib.Path(folder) / f"{self.name}-{nodes}"
+        self.settings = settings or {}
         self.folder.mkdir(parents=True)
         self.processes = {}
 
@@ -82,21 +100,32 @@ class Service:
         with open(self.folder / f"{node}.log", "ab") as log:
             self.processes[node] = subprocess.Popen(
                 [str(part) for part in command], cwd=self.folder, stdout=log, stderr=log,
-                stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
+                stdin=subprocess.DEVNULL, env={**os.environ, **self.settings, **(env or {})})
 
     def start(self):
         for node in range(1, self.count + 1):
             self.launch(node)
-        await_that(f"{self.name} has a leader", self.leader)
+        await_that(f"{self.name} has a leader", lambda: self.all_run() and self.leader())
+
+    def all_run(self):
+        for node, process in self.processes.items():
+            if process.poll() is not None:
+                raise SystemExit(f"{self.name} ended: {(self.folder / f'{node}.log').read_text()[-300:]}")
+        return True
 
     def kill(self, node):
         process = self.processes.pop(node)
         process.send_signal(signal.SIGKILL)
         process.wait()
 
+    def signal(self, node, number):
+        self.processes[node].send_signal(number)
+
     def stop(self):
         for process in self.processes.values():
             process.terminate()
+            # One that stands still hears it only then.
+            process.send_signal(signal.SIGCONT)
         for process in self.processes.values():
             try:
                 process.wait(30)
@@ -108,6 +137,12 @@ class Service:
 
     def processor_seconds(self):
         return sum(process_figures(process.pid)[0] for process in self.processes.values())
+
+    def processor_of(self, node):
+        return process_figures(self.processes[node].pid)[0]
+
+    def written(self, node):
+        return written_bytes(self.processes[node].pid)
 
     def memory(self, node):
         return process_figures(self.processes[node].pid)[1]
@@ -152,13 +187,28 @@ class Clustered(Service):
                 return node
         return None
 
+    def metrics(self, node):
+        """All series by name with labels, summed by name as well. Nothing of a node that does not answer."""
+        found = {}
+        status, body = ask(f"{self.bases[node]}/metrics")
+        for line in body.decode().splitlines() if status == 200 else []:
+            series, _, value = line.rpartition(" ")
+            name = series.partition("{")[0]
+            if series and not series.startswith("#"):
+                for key in {series, name}:
+                    found[key] = found.get(key, 0) + float(value)
+        return found
+
     def syncs(self):
-        total = 0
-        for node in self.processes:
-            for line in ask(f"{self.bases[node]}/metrics")[1].decode().splitlines():
-                if line.startswith(self.counter):
-                    total += float(line.split()[-1])
-        return total
+        return sum(self.syncs_of(node) for node in self.processes)
+
+    def syncs_of(self, node):
+        return self.metrics(node).get(self.counter, 0)
+
+    def follower(self):
+        """A node that does not lead."""
+        leader = await_that(f"{self.name} has a leader", self.leader)
+        return next(node for node in self.processes if node != leader)
 
 
 class Mmapd(Clustered):
@@ -167,8 +217,8 @@ class Mmapd(Clustered):
     counter = "mmapd_mmap_msyncs_total"
     binary = None
 
-    def __init__(self, nodes, folder):
-        super().__init__(nodes, folder)
+    def __init__(self, nodes, folder, settings=None):
+        super().__init__(nodes, folder, settings)
         self.ports = free_ports(nodes)
         self.bases = {n: f"http://127.0.0.1:{port}" for n, port in enumerate(self.ports, 1)}
 
@@ -177,6 +227,16 @@ class Mmapd(Clustered):
         env = {"MMAPD_PEERS": members} if self.count > 1 else {}
         self.spawn(node, [self.binary, "--id", node, "--port", self.ports[node - 1], "--db", f"{node}/db",
                           "--log", f"{node}/log", "--log-level", "warn"], env)
+
+    def status(self, node):
+        status, body = ask(f"{self.bases[node]}/v1/status", timeout=1)
+        return json.loads(body) if status == 200 else {}
+
+    def caught_up(self, node):
+        """Has it applied what the leader has committed?"""
+        leader = self.leader()
+        upto = self.status(leader).get("commit_index") if leader else None
+        return bool(upto) and self.status(node).get("applied_index", 0) >= upto
 
     def put(self, key, value, node=None):
         status, _ = ask(f"{self.bases[node or self.leader() or 1]}/v1/keys/{key}", "PUT", value, timeout=2)
@@ -188,7 +248,10 @@ class Mmapd(Clustered):
 
     def requests(self, what, node):
         """The base, and for wrk: method, path before and after the number, body, headers."""
-        base = self.bases[node]
+        return self.routes(self.bases[node], what)
+
+    @staticmethod
+    def routes(base, what):
         return base, {
             "put": ("PUT", "/v1/keys/bench/", "", "raw", {}),
             "get": ("GET", "/v1/keys/bench/", "", None, {}),
@@ -203,8 +266,8 @@ class Etcd(Clustered):
     role = ("/v2/stats/self", "state", "StateLeader")
     counter = "etcd_disk_wal_fsync_duration_seconds_count"
 
-    def __init__(self, nodes, folder):
-        super().__init__(nodes, folder)
+    def __init__(self, nodes, folder, settings=None):
+        super().__init__(nodes, folder, settings)
         ports = free_ports(2 * nodes)
         self.bases = {n: f"http://127.0.0.1:{port}" for n, port in enumerate(ports[:nodes], 1)}
         self.peers = {n: f"http://127.0.0.1:{port}" for n, port in enumerate(ports[nodes:], 1)}
@@ -221,6 +284,11 @@ class Etcd(Clustered):
         url = f"{self.bases[node or self.leader() or 1]}/v2/keys/{key}"
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         return ask(url, "PUT", b"value=" + value, headers, timeout=2)[0] in (200, 201)
+
+    def caught_up(self, node):
+        """A read that goes through the log is answered when the log before it was applied."""
+        self.put("caught-up", b"x")
+        return self.get("caught-up", node) is not None
 
     def get(self, key, node=None):
         status, body = ask(f"{self.bases[node or 1]}/v2/keys/{key}?quorum=true", timeout=2)
@@ -262,8 +330,8 @@ class Redis(Service):
 
     name = "redis-always"
 
-    def __init__(self, nodes, folder):
-        super().__init__(nodes, folder)
+    def __init__(self, nodes, folder, settings=None):
+        super().__init__(nodes, folder, settings)
         [self.port] = free_ports(1)
 
     def launch(self, node):
@@ -277,3 +345,23 @@ class Redis(Service):
                 return 1 if connection.recv(7) == b"+PONG\r\n" else None
         except OSError:
             return None
+
+
+class Bare(Service):
+    """axum with the answers of mmapd and nothing behind them: benches/bare.rs. A control, not a peer."""
+
+    name = "axum-alone"
+    binary = None
+
+    def __init__(self, nodes, folder, settings=None):
+        super().__init__(nodes, folder, settings)
+        [self.port] = free_ports(1)
+
+    def launch(self, node):
+        self.spawn(node, [self.binary, self.port])
+
+    def leader(self):
+        return 1 if ask(f"http://127.0.0.1:{self.port}/v1/keys/x", timeout=1)[0] == 200 else None
+
+    def requests(self, what, node):
+        return Mmapd.routes(f"http://127.0.0.1:{self.port}", what)
