@@ -37,7 +37,8 @@ const SECTOR: usize = 512;
 const IDENTITY: Identity = Identity { cluster: 7, node: NodeId(1), incarnation: 3 };
 const SEGMENT: u64 = 12 << 10;
 const MAP_MAX: u64 = 1 << 20;
-const TREES: [Tree; 5] = [Tree::Kv, Tree::History, Tree::Ttl, Tree::Session, Tree::Meta];
+const TREES: [Tree; 6] =
+    [Tree::Kv, Tree::History, Tree::Ttl, Tree::Session, Tree::Meta, Tree::Deleted];
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 type Model = BTreeMap<(usize, Vec<u8>), Vec<u8>>;

@@ -33,6 +33,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let stored = Record {
         create_revision: 1,
         mod_revision: 2,
+        nth: 3,
         version: 2,
         lease: 0,
         expiry_ms: 9,

@@ -12,7 +12,8 @@ use mmapd::store::{Db, DbOptions, DbState, Shrink, StoreError, Tree};
 use super::{Files, IDENTITY, Input, disk_of, files, set_weak};
 
 pub(super) const MAP_MAX: u64 = 1 << 20;
-const TREES: [Tree; 5] = [Tree::Kv, Tree::History, Tree::Ttl, Tree::Session, Tree::Meta];
+const TREES: [Tree; 6] =
+    [Tree::Kv, Tree::History, Tree::Ttl, Tree::Session, Tree::Meta, Tree::Deleted];
 /// A tree of blind checksums may show its pages over and over: no scan goes on for longer.
 const STEPS: usize = 2000;
 

@@ -101,6 +101,7 @@ mod tests {
         Record {
             create_revision: 1,
             mod_revision: 1,
+            nth: 0,
             version: 1,
             lease: 0,
             expiry_ms: 0,

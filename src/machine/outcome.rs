@@ -230,6 +230,7 @@ mod tests {
         let record = OwnedRecord {
             create_revision: 1,
             mod_revision: 2,
+            nth: 3,
             version: 2,
             lease: 0,
             expiry_ms: 0,

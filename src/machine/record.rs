@@ -6,7 +6,8 @@
 //! |--------|-------|---------|
 //! | 0      | format | 1 |
 //! | 1      | type length | bytes of content type, 0: none was given |
-//! | 2..8   | zero | |
+//! | 2..4   | zero | |
+//! | 4..8   | number | of the change of that revision that wrote it |
 //! | 8..16  | create revision | of the entry that created the key |
 //! | 16..24 | mod revision | of the entry that last wrote it |
 //! | 24..32 | version | writes since its creation |
@@ -25,6 +26,8 @@ pub struct Record<'a> {
     pub create_revision: u64,
     /// Revision that last wrote it.
     pub mod_revision: u64,
+    /// Which of the changes of that revision did, from 0 on.
+    pub nth: u32,
     /// Writes since its creation, 1 for the first.
     pub version: u64,
     /// The lease it hangs on; 0: none.
@@ -45,7 +48,8 @@ impl<'a> Record<'a> {
     pub fn encode(&self, into: &mut Vec<u8>) {
         let type_len = u8::try_from(self.content_type.len()).expect("checked when proposed");
         into.reserve(HEADER + self.content_type.len() + self.value.len());
-        into.extend_from_slice(&[FORMAT, type_len, 0, 0, 0, 0, 0, 0]);
+        into.extend_from_slice(&[FORMAT, type_len, 0, 0]);
+        into.extend_from_slice(&self.nth.to_le_bytes());
         for number in
             [self.create_revision, self.mod_revision, self.version, self.lease, self.expiry_ms]
         {
@@ -60,13 +64,14 @@ impl<'a> Record<'a> {
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {
         let (header, rest) = bytes.split_at_checked(HEADER)?;
         let number = |at: usize| Some(u64::from_le_bytes(header.get(at..at + 8)?.try_into().ok()?));
-        if *header.first()? != FORMAT || header.get(2..8)?.iter().any(|byte| *byte != 0) {
+        if *header.first()? != FORMAT || header.get(2..4)? != [0, 0] {
             return None;
         }
         let (content_type, value) = rest.split_at_checked(usize::from(*header.get(1)?))?;
         Some(Self {
             create_revision: number(8)?,
             mod_revision: number(16)?,
+            nth: u32::from_le_bytes(*header.get(4..)?.first_chunk()?),
             version: number(24)?,
             lease: number(32)?,
             expiry_ms: number(40)?,
@@ -75,12 +80,18 @@ impl<'a> Record<'a> {
         })
     }
 
+    /// Where the history has the event that wrote it.
+    pub(super) fn written_at(&self) -> (u64, u32) {
+        (self.mod_revision, self.nth)
+    }
+
     /// A copy that outlives the snapshot.
     #[must_use]
     pub fn to_owned(&self) -> OwnedRecord {
         OwnedRecord {
             create_revision: self.create_revision,
             mod_revision: self.mod_revision,
+            nth: self.nth,
             version: self.version,
             lease: self.lease,
             expiry_ms: self.expiry_ms,
@@ -97,6 +108,8 @@ pub struct OwnedRecord {
     pub create_revision: u64,
     /// See [`Record::mod_revision`].
     pub mod_revision: u64,
+    /// See [`Record::nth`].
+    pub nth: u32,
     /// See [`Record::version`].
     pub version: u64,
     /// See [`Record::lease`].
@@ -116,6 +129,7 @@ impl OwnedRecord {
         Record {
             create_revision: self.create_revision,
             mod_revision: self.mod_revision,
+            nth: self.nth,
             version: self.version,
             lease: self.lease,
             expiry_ms: self.expiry_ms,
@@ -134,6 +148,7 @@ mod tests {
         let record = Record {
             create_revision: 3,
             mod_revision: 9,
+            nth: 4,
             version: 2,
             lease: 0,
             expiry_ms: 77,

@@ -6,8 +6,8 @@
 //! | tree | key | value |
 //! |---|---|---|
 //! | `Kv` | the key | a [`Record`] |
-//! | `History` | 0, revision, place in it | an event: see `history.rs` |
-//! | `History` | 1, hash of the key, revision, place | nothing |
+//! | `History` | revision, number in it | an event: see `history.rs` |
+//! | `Deleted` | a key that is gone, while the event that removed it is kept | where that is |
 //! | `Ttl` | time, 0, key | nothing |
 //! | `Ttl` | time, 1, lease | nothing |
 //! | `Session` | 0, name of a request | its outcome: see `once.rs` |
@@ -21,8 +21,8 @@
 use std::ops::Bound;
 
 use super::command::{Content, Life, Written};
-use super::history::{self, Reason};
-use super::leases;
+use super::history::{self, At, Before, Event, Kind, Link, NOWHERE, Reason};
+use super::leases::{self, damaged};
 use super::record::Record;
 use super::{decode, digest};
 use crate::store::{Pairs, StoreError, Tree, Txn};
@@ -123,6 +123,7 @@ impl<'t, 'd> State<'t, 'd> {
         let record = Record {
             create_revision: old.map_or(revision, |record| record.create_revision),
             mod_revision: revision,
+            nth: self.events,
             version: old.map_or(1, |record| record.version + 1),
             lease,
             expiry_ms,
@@ -136,7 +137,11 @@ impl<'t, 'd> State<'t, 'd> {
         let mut bytes = Vec::new();
         record.encode(&mut bytes);
         self.set(Tree::Kv, key, &bytes, stored)?;
-        self.event(history::Kind::Put, Reason::Request, key, stored)?;
+        let before = match stored {
+            Some(stored) => Before::Stored(stored),
+            None => self.undelete(key)?.map_or(Before::Nothing, Before::Deleted),
+        };
+        self.event(Kind::Put, Reason::Request, key, before)?;
         Ok(Written {
             revision,
             create_revision: record.create_revision,
@@ -157,7 +162,9 @@ impl<'t, 'd> State<'t, 'd> {
         let old = decode(key, stored)?;
         self.detach(key, old.lease, old.expiry_ms)?;
         self.unset(Tree::Kv, key, stored)?;
-        self.event(history::Kind::Delete, reason, key, Some(stored))
+        let at = (self.revision, self.events);
+        self.event(Kind::Delete, reason, key, Before::Stored(stored))?;
+        self.set(Tree::Deleted, key, &history::pointer(at), None)
     }
 
     /// Gives a key another end, or none, and changes nothing else. A time takes the place of a
@@ -197,23 +204,57 @@ impl<'t, 'd> State<'t, 'd> {
         Ok(())
     }
 
+    /// Forgets that a key was removed, and says by which event, if the history still has it.
+    fn undelete(&mut self, key: &[u8]) -> Result<Option<At>, StoreError> {
+        if self.txn.entries(Tree::Deleted) == 0 {
+            return Ok(None);
+        }
+        let Some(bytes) = self.txn.get(Tree::Deleted, key)? else { return Ok(None) };
+        self.unset(Tree::Deleted, key, &bytes)?;
+        history::pointed(&bytes).map(Some).ok_or_else(|| damaged("deleted key"))
+    }
+
     /// Notes a change of a key in the history, with what was there before.
     fn event(
         &mut self,
-        kind: history::Kind,
+        kind: Kind,
         reason: Reason,
         key: &[u8],
-        prev: Option<&[u8]>,
+        before: Before<'_>,
     ) -> Result<(), StoreError> {
-        let (revision, nth) = (self.revision, self.events);
+        let at = (self.revision, self.events);
         self.events += 1;
-        let value = history::encode(kind, reason, key, prev);
-        self.set(Tree::History, &history::event_place(revision, nth), &value, None)?;
-        self.set(Tree::History, &history::index_place(key, revision, nth), &[], None)?;
+        let link = self.link_after(before.made_by()?)?;
+        let event = Event { kind, reason, key, link, before };
+        self.set(Tree::History, &history::event_place(at), &event.encode(), None)?;
         let state = self.txn.state_mut();
-        state.revision = revision;
-        state.history_bytes += history::weight(&value);
+        state.revision = at.0;
+        state.history_bytes += event.weight();
         Ok(())
+    }
+
+    /// The link of an event of the key that `back` is the newest event of so far.
+    fn link_after(&mut self, back: At) -> Result<Link, StoreError> {
+        if !self.is_kept(back) {
+            return Ok(Link::FIRST);
+        }
+        let link = self.link_of(back)?.next(back, |jump| {
+            if self.is_kept(jump) { Ok(self.link_of(jump)?.jump) } else { Ok(NOWHERE) }
+        })?;
+        Ok(if self.is_kept(link.jump) { link } else { Link { jump: NOWHERE, ..link } })
+    }
+
+    /// Is an event part of what the history tells?
+    fn is_kept(&self, at: At) -> bool {
+        at.0 > self.txn.state().compact_revision
+    }
+
+    fn link_of(&mut self, at: At) -> Result<Link, StoreError> {
+        let place = history::event_place(at);
+        let link = self.txn.with_value(Tree::History, &place, |bytes| {
+            Event::decode(bytes).map(|event| event.link)
+        })?;
+        link.flatten().ok_or_else(|| damaged("event"))
     }
 }
 

@@ -111,7 +111,8 @@ impl Machine {
     }
 }
 
-const TREES: [Tree; 5] = [Tree::Kv, Tree::History, Tree::Ttl, Tree::Session, Tree::Meta];
+const TREES: [Tree; 6] =
+    [Tree::Kv, Tree::History, Tree::Ttl, Tree::Session, Tree::Meta, Tree::Deleted];
 
 fn content(value: &[u8], life: Life) -> Content {
     Content { value: Bytes::copy_from_slice(value), content_type: String::new(), life }

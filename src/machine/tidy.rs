@@ -8,13 +8,15 @@
 use std::ops::Bound;
 
 use super::command::{Applied, Tidy};
-use super::history::{self, Event, Reason};
+use super::history::{self, Event, Kind, Reason};
 use super::leases::damaged;
 use super::state::State;
 use crate::store::{Snapshot, StoreError, Tree};
 
 /// What one entry removes of each kind.
 pub(super) const BUDGET: usize = if cfg!(test) { 16 } else { 1024 };
+/// Events that are read at once: their values may be long.
+const PIECE: usize = BUDGET / 16;
 /// Keys that one entry removes because they or their leases are over; the others go with the
 /// next entries.
 pub(super) const EXPIRE_MAX: usize = if cfg!(test) { 4 } else { 4096 };
@@ -61,32 +63,47 @@ impl State<'_, '_> {
 
     /// Drops the oldest events until so many are left, or so many bytes.
     fn trim(&mut self, events: u64, bytes: u64) -> Result<bool, StoreError> {
-        if !is_over(self.txn.entries(Tree::History), self.txn.state().history_bytes, events, bytes)
-        {
-            return Ok(false);
-        }
-        for (at, value) in self.under(Tree::History, &[0], BUDGET)? {
-            let left = self.txn.entries(Tree::History);
-            if !is_over(left, self.txn.state().history_bytes, events, bytes) {
+        for _ in 0..BUDGET / PIECE {
+            if !self.is_history_over(events, bytes) {
                 return Ok(false);
             }
-            let (revision, nth) = history::position(&at).ok_or_else(|| damaged("event"))?;
-            let event = Event::decode(&value).ok_or_else(|| damaged("event"))?;
-            let index = history::index_place(event.key, revision, nth);
-            self.unset(Tree::History, &at, &value)?;
-            self.unset(Tree::History, &index, &[])?;
-            let state = self.txn.state_mut();
-            state.compact_revision = state.compact_revision.max(revision);
-            state.history_bytes = state.history_bytes.saturating_sub(history::weight(&value));
+            let all = (Bound::Unbounded, Bound::Unbounded);
+            for (place, value) in self.txn.collect(Tree::History, all, PIECE)? {
+                if !self.is_history_over(events, bytes) {
+                    return Ok(false);
+                }
+                self.drop_event(&place, &value)?;
+            }
         }
-        let left = self.txn.entries(Tree::History);
-        Ok(is_over(left, self.txn.state().history_bytes, events, bytes))
+        Ok(self.is_history_over(events, bytes))
+    }
+
+    fn is_history_over(&self, events: u64, bytes: u64) -> bool {
+        is_over(self.txn.entries(Tree::History), self.txn.state().history_bytes, events, bytes)
+    }
+
+    fn drop_event(&mut self, place: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let at = history::position(place).ok_or_else(|| damaged("event"))?;
+        let event = Event::decode(value).ok_or_else(|| damaged("event"))?;
+        self.unset(Tree::History, place, value)?;
+        if event.kind == Kind::Delete {
+            // Unless the key is back, or was removed once more.
+            let pointer = history::pointer(at);
+            let is_last = self.txn.with_value(Tree::Deleted, event.key, |it| it == pointer)?;
+            if is_last == Some(true) {
+                self.unset(Tree::Deleted, event.key, &pointer)?;
+            }
+        }
+        let state = self.txn.state_mut();
+        state.compact_revision = state.compact_revision.max(at.0);
+        state.history_bytes = state.history_bytes.saturating_sub(event.weight());
+        Ok(())
     }
 }
 
-/// An event is two pairs of the tree.
-fn is_over(pairs: u64, held: u64, events: u64, bytes: u64) -> bool {
-    pairs / 2 > events || held > bytes
+/// Are there more of these than so many, or than so many bytes?
+fn is_over(there: u64, held: u64, count: u64, bytes: u64) -> bool {
+    there > count || held > bytes
 }
 
 /// Is there something for the leader to propose at `now_ms`? Some slack saves it from doing
@@ -102,7 +119,8 @@ pub fn is_due(snapshot: &Snapshot, now_ms: u64, tidy: &Tidy) -> Result<bool, Sto
         return Ok(true);
     }
     let (count, bytes) = (slack(tidy.once_count), slack(tidy.once_bytes));
-    if is_over(snapshot.entries(Tree::Session), state.session_bytes, count, bytes) {
+    // An outcome is two pairs of the tree.
+    if is_over(snapshot.entries(Tree::Session) / 2, state.session_bytes, count, bytes) {
         return Ok(true);
     }
     if !tidy.expire || snapshot.entries(Tree::Ttl) == 0 {

@@ -227,10 +227,11 @@ impl View {
         }
         let history = History(&self.snapshot);
         let mut changed: std::collections::BTreeSet<&[u8]> = std::collections::BTreeSet::new();
-        history.keys_after(revision, |key| {
-            if range.contains(key) {
-                changed.insert(key);
+        history.each_after(revision, |_, event| {
+            if range.contains(event.key) {
+                changed.insert(event.key);
             }
+            Ok(())
         })?;
         // Keys that changed since are told by the history, the others are as they were.
         let is_before =
@@ -283,12 +284,7 @@ impl View {
         events: usize,
         bytes: usize,
     ) -> Result<Vec<Change>, StoreError> {
-        let (mut seen, mut weight) = (0, 0);
-        History(&self.snapshot).after(revision, |changes| {
-            weight += changes.iter().skip(seen).map(Change::weight).sum::<usize>();
-            seen = changes.len();
-            seen >= events || weight >= bytes
-        })
+        Ok(self.changes_of(revision, |_| true, events, bytes)?.0)
     }
 
     /// Changes of the keys that are `wanted` after `revision`, which must be [kept], in their
@@ -323,7 +319,7 @@ impl View {
         most: usize,
         bytes: usize,
     ) -> Result<(Vec<Change>, bool), StoreError> {
-        History(&self.snapshot).of(key, before, (most, bytes), self.compact_revision())
+        History(&self.snapshot).of(key, before, (most, bytes))
     }
 
     /// A lease.

@@ -46,6 +46,8 @@ pub enum Tree {
     Session = 3,
     /// Everything else.
     Meta = 4,
+    /// Keys that are gone, and when they went.
+    Deleted = 5,
 }
 
 /// How to open a database.

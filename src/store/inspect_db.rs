@@ -17,7 +17,8 @@ use super::space::Bitmap;
 use super::tree::{HEIGHT_MAX, key_run, value_run, whole_key, whole_value};
 
 /// Trees that have a name.
-const TREES: [Tree; 5] = [Tree::Kv, Tree::History, Tree::Ttl, Tree::Session, Tree::Meta];
+const TREES: [Tree; 6] =
+    [Tree::Kv, Tree::History, Tree::Ttl, Tree::Session, Tree::Meta, Tree::Deleted];
 
 /// Which checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,13 +169,22 @@ impl DbLook {
         self.newest.as_ref().map(|meta| &meta.state)
     }
 
+    fn meta(&self, which: Which) -> Option<&Meta> {
+        match which {
+            Which::Newest => self.newest.as_ref(),
+            Which::Older => self.older.as_ref(),
+        }
+    }
+
+    /// The state of one checkpoint, whose pages may be damaged; `None`: there is no such.
+    #[must_use]
+    pub fn snapshot(&self, which: Which) -> Option<Snapshot> {
+        Some(Snapshot::at(self.map.map(), self.meta(which)?))
+    }
+
     /// Walks one checkpoint; `None`: there is no such.
     pub fn walk(&self, which: Which, seen: &mut dyn Seen) -> Option<Checkpoint> {
-        let meta = match which {
-            Which::Newest => self.newest.as_ref()?,
-            Which::Older => self.older.as_ref()?,
-        };
-        let snapshot = Snapshot::at(self.map.map(), meta);
+        let (meta, snapshot) = (self.meta(which)?, self.snapshot(which)?);
         let harm = match which {
             Which::Newest => Harm::Keys,
             Which::Older => Harm::Spare,

@@ -14,7 +14,8 @@ use super::page::{put, u16_at, u32_at, u64_at};
 use crate::raft::types::{Index, LogId, NodeId, Term};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"mmapd-db");
-const VERSION: u32 = 1;
+/// Of the meta page and of all that it leads to, also what the state machine puts into trees.
+pub(super) const VERSION: u32 = 2;
 /// Pages of the two slots.
 pub(super) const SLOTS: [u64; 2] = [0, 16];
 /// Trees of a database.

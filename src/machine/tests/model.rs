@@ -17,7 +17,16 @@ pub(super) struct Event {
     pub(super) reason: Reason,
     pub(super) key: Bytes,
     pub(super) prev: Option<OwnedRecord>,
+    record: Option<OwnedRecord>,
+    /// The event that had removed the key.
+    deleted: Option<At>,
+    /// How many events of the key are linked, with this one.
+    depth: usize,
+    jump: At,
 }
+
+/// A revision and a number in it.
+type At = (u64, u32);
 
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
@@ -39,6 +48,8 @@ pub(super) struct Model {
     pub(super) events: Vec<Event>,
     /// Events of the entry that is applied.
     nth: u32,
+    /// All events of each key that could be linked.
+    linked: BTreeMap<Bytes, Vec<At>>,
     pub(super) leases: BTreeMap<u64, Lease>,
     /// The first one holds the lock.
     pub(super) locks: BTreeMap<Bytes, Vec<Claim>>,
@@ -56,9 +67,28 @@ pub(super) fn stored(record: &OwnedRecord) -> Vec<u8> {
 
 impl Event {
     pub(super) fn weight(&self) -> u64 {
-        let prev = self.prev.as_ref().map_or(0, |prev| stored(prev).len());
-        (4 + self.key.len() + prev + 64) as u64
+        let places = if self.kind == Kind::Delete { 64 + self.key.len() } else { 64 };
+        (20 + self.key.len() + self.before().len() + places) as u64
     }
+
+    fn before(&self) -> Vec<u8> {
+        let deleted = || self.deleted.map(pointer).unwrap_or_default();
+        self.prev.as_ref().map_or_else(deleted, stored)
+    }
+
+    fn at(&self) -> At {
+        (self.revision, self.nth)
+    }
+}
+
+fn pointer(at: At) -> Vec<u8> {
+    [&at.0.to_le_bytes()[..], &at.1.to_le_bytes()].concat()
+}
+
+/// The smallest of the numbers 2^k - 1, of which only that one may occur twice, with this sum.
+fn smallest(sum: usize) -> usize {
+    let largest = (1..).map(|k| (1 << k) - 1).take_while(|it| *it <= sum).last().unwrap();
+    if sum == largest { largest } else { smallest(sum - largest) }
 }
 
 impl Outcome {
@@ -97,7 +127,7 @@ impl Model {
             kind: event.kind,
             reason: event.reason,
             key: event.key.clone(),
-            record: self.states[&event.revision].get(&event.key).cloned(),
+            record: event.record.clone(),
             prev: event.prev.clone(),
         };
         self.events.iter().filter(|event| event.revision > self.compact).map(told).collect()
@@ -240,6 +270,7 @@ impl Model {
         let record = OwnedRecord {
             create_revision: old.as_ref().map_or(index, |old| old.create_revision),
             mod_revision: index,
+            nth: self.nth,
             version: old.as_ref().map_or(0, |old| old.version) + 1,
             lease,
             expiry_ms: if ttl_ms == 0 { 0 } else { self.now_ms + ttl_ms },
@@ -289,7 +320,29 @@ impl Model {
         self.revision = revision;
         let nth = self.nth;
         self.nth += 1;
-        self.events.push(Event { revision, nth, kind, reason, key: key.clone(), prev });
+        let deleted = self.events.iter().rfind(|event| event.key == *key).map(Event::at);
+        let deleted = deleted.filter(|_| prev.is_none());
+        let linked = self.linked.entry(key.clone()).or_default();
+        if linked.last().is_some_and(|last| last.0 <= self.compact) {
+            linked.clear();
+        }
+        linked.push((revision, nth));
+        let depth = linked.len();
+        let jump = (depth - smallest(depth)).checked_sub(1).map_or((0, 0), |at| linked[at]);
+        let jump = if jump.0 > self.compact { jump } else { (0, 0) };
+        let (record, key) = (self.keys.get(key).cloned(), key.clone());
+        self.events.push(Event {
+            revision,
+            nth,
+            kind,
+            reason,
+            key,
+            prev,
+            record,
+            deleted,
+            depth,
+            jump,
+        });
     }
 
     fn touch(&mut self, key: &Bytes, ttl_ms: Option<u64>, conditions: &Conditions) -> Applied {
@@ -307,6 +360,14 @@ impl Model {
         // No new version: every state that has this one has it so.
         let record = record.clone();
         let (mod_revision, lease) = (record.mod_revision, record.lease);
+        let nth = record.nth;
+        for event in self.events.iter_mut().filter(|event| event.key == *key) {
+            if let Some(same) = &mut event.record
+                && (same.mod_revision, same.nth) == (mod_revision, nth)
+            {
+                *same = record.clone();
+            }
+        }
         for state in self.states.values_mut() {
             if let Some(same) = state.get_mut(key).filter(|it| it.mod_revision == mod_revision) {
                 *same = record.clone();
@@ -538,11 +599,17 @@ impl Model {
                     let at = [&event.revision.to_be_bytes()[..], &event.nth.to_be_bytes()].concat();
                     let kind = if event.kind == Kind::Put { 1 } else { 2 };
                     let len = u16::try_from(event.key.len()).unwrap().to_le_bytes();
-                    let prev = event.prev.as_ref().map(stored).unwrap_or_default();
                     let head = [kind, event.reason as u8];
-                    add(&[&[0], &at], &[&head, &len[..], &event.key, &prev].concat());
-                    let hash = xxhash_rust::xxh3::xxh3_128(&event.key).to_be_bytes();
-                    add(&[&[1], &hash, &at], &[]);
+                    let depth = u32::try_from(event.depth).unwrap().to_le_bytes();
+                    let link = [&depth[..], &pointer(event.jump)].concat();
+                    add(&[&at], &[&head, &len[..], &link, &event.key, &event.before()].concat());
+                }
+            }
+            Tree::Deleted => {
+                let newest: BTreeMap<_, _> =
+                    self.events.iter().map(|event| (&event.key, event.at())).collect();
+                for (key, at) in newest.iter().filter(|(key, _)| !self.keys.contains_key(**key)) {
+                    add(&[key], &pointer(*at));
                 }
             }
             Tree::Ttl => {

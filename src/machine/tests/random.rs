@@ -390,7 +390,8 @@ fn check_leases_and_locks(draw: &mut Draw<'_>, view: &View) {
 
 /// All that is stored, and the numbers that are said to be its sums.
 fn check_trees(machine: &Machine, model: &Model) {
-    let (mut sum, mut indexes) = (0_u128, Indexes::default());
+    let snapshot = machine.snapshot();
+    let (mut sum, mut indexes) = (0_u128, Indexes::new(&snapshot));
     for tree in TREES {
         let (found, wanted) = (machine.tree(tree), model.tree(tree));
         assert!(found == wanted, "{tree:?} has\n{found:?}\nand should have\n{wanted:?}");
@@ -401,7 +402,7 @@ fn check_trees(machine: &Machine, model: &Model) {
     }
     assert_eq!(machine.digest(), sum, "the digest is that of all trees");
     let state = machine.db.state();
-    assert_eq!(indexes.wrong(state), [""; 0]);
+    assert_eq!(indexes.wrong(), [""; 0]);
     assert_eq!(state.history_bytes, model.history_bytes());
     assert_eq!(state.session_bytes, model.session_bytes());
     assert_eq!((state.revision, state.time_ms), (model.revision, model.now_ms));
@@ -512,4 +513,97 @@ fn whatever_happens_the_state_is_that_of_the_model() {
     for kind in all {
         assert!(kinds.get(kind).is_some_and(|count| *count > 20), "few are {kind}: {kinds:?}");
     }
+}
+
+/// Entries about so few keys that these change thousands of times.
+fn hot_request(rng: &mut Rng, keys: &[Bytes]) -> Request {
+    let mut key = || pick(rng, keys).unwrap().clone();
+    let (one, other) = (key(), key());
+    let value = |rng: &mut Rng| content(&rng.below(1000).to_le_bytes(), Life::Endless);
+    let command = match rng.below(40) {
+        0..4 => delete(&one),
+        4 => Command::DeleteRange { span: Span::prefix(b"") },
+        // Some keys change several times in one revision.
+        5 => {
+            let write = |(nth, key): (usize, &Bytes)| Write {
+                key: key.clone(),
+                put: (nth % 3 != 1).then(|| content(&nth.to_le_bytes(), Life::Endless)),
+                conditions: Conditions::default(),
+            };
+            let keys = [&one, &other, &one, &one, &other];
+            Command::Batch(keys.into_iter().enumerate().map(write).collect())
+        }
+        6 => {
+            let (history_events, history_bytes) = match rng.below(12) {
+                0 => (0, u64::MAX),
+                1..4 => (rng.below(300), u64::MAX),
+                4..7 => (u64::MAX, 50_000),
+                _ => (2500, u64::MAX),
+            };
+            Command::Tidy(Tidy { history_events, history_bytes, ..keep_all() })
+        }
+        _ => {
+            let Content { value, content_type, life } = value(rng);
+            let conditions = Conditions::default();
+            Command::Put { key: one, value, content_type, life, conditions, prev: false }
+        }
+    };
+    command.into()
+}
+
+fn run_hot(seed: u64) -> usize {
+    let keys = ["a", "ab", "b"].map(Bytes::from);
+    let (mut rng, mut machine, mut model) = (Rng::new(seed), Machine::new(), Model::default());
+    let mut most = 0;
+    for batch in 0..900 {
+        let mut entries = Vec::new();
+        for index in (machine.next()..).take(usize::try_from(1 + rng.below(8)).unwrap()) {
+            let request = hot_request(&mut rng, &keys);
+            model.apply(index, 1000, &request);
+            entries.push((1000, request));
+        }
+        machine.apply_all(&entries);
+        most = most.max(model.events.len());
+        if batch % 90 == 0 || batch == 899 {
+            check_trees(&machine, &model);
+            check_every_revision(&machine.view(), &model, &keys);
+        }
+    }
+    most
+}
+
+/// All that is told of the past, from each revision that is kept.
+fn check_every_revision(view: &View, model: &Model, keys: &[Bytes]) {
+    let changes = model.changes();
+    let told = view.changes(model.compact, usize::MAX, usize::MAX).unwrap();
+    for (told, wanted) in told.iter().zip(&changes) {
+        assert_eq!(told, wanted);
+    }
+    assert_eq!(told.len(), changes.len());
+    for revision in model.compact..=model.revision {
+        let state = model.states.range(..=revision).next_back().map(|(_, state)| state);
+        for key in keys {
+            let record = view.get_at(key, revision).unwrap().map(|record| record.to_owned());
+            let wanted = state.and_then(|state| state.get(key));
+            assert_eq!(record.as_ref(), wanted, "{key:?} at {revision}");
+        }
+    }
+    for key in keys {
+        let mut of: Vec<Change> = changes.iter().filter(|it| it.key == *key).cloned().collect();
+        of.reverse();
+        let all = view.history(key, u64::MAX, usize::MAX, usize::MAX).unwrap();
+        assert!(all == (of.clone(), false), "all of {key:?}");
+        for before in (model.compact..=model.revision + 1).step_by(7) {
+            let newer = of.iter().filter(|it| it.revision >= before).count();
+            let (found, more) = view.history(key, before, 3, usize::MAX).unwrap();
+            assert_eq!(found, of[newer..].iter().take(3).cloned().collect::<Vec<_>>());
+            assert_eq!(more, of.len() > newer + 3);
+        }
+    }
+}
+
+#[test]
+fn hot_keys_lead_to_each_of_their_changes() {
+    let most = (0..6).map(run_hot).max();
+    assert!(most > Some(2000), "{most:?} events were there at most");
 }

@@ -225,8 +225,9 @@ fn whatever_is_missing_from_an_index_is_found() {
     let of =
         |tree: &Tree| machine.tree(*tree).into_iter().map(|it| (*tree, it)).collect::<Vec<_>>();
     let pairs: Vec<_> = TREES.iter().flat_map(of).collect();
+    let snapshot = machine.snapshot();
     let wrong = |leave: usize, also: Option<(Tree, &[u8], &[u8])>| {
-        let mut indexes = Indexes::default();
+        let mut indexes = Indexes::new(&snapshot);
         for (at, (tree, (key, value))) in pairs.iter().enumerate() {
             if at != leave {
                 indexes.pair(*tree, key, value);
@@ -235,7 +236,7 @@ fn whatever_is_missing_from_an_index_is_found() {
         if let Some((tree, key, value)) = also {
             indexes.pair(tree, key, value);
         }
-        indexes.wrong(machine.db.state())
+        indexes.wrong()
     };
     let none = pairs.len();
     assert_eq!(wrong(none, None), [""; 0]);
@@ -256,6 +257,105 @@ fn whatever_is_missing_from_an_index_is_found() {
     let wanted =
         [&disagrees("which keys hang on a lease"), "keys hang on lease 3, and there is none"];
     assert_eq!(told(Tree::Meta, &hung), wanted.join(", "));
+}
+
+#[test]
+fn whatever_is_wrong_with_an_event_is_found() {
+    let write = |key, machine: &mut Machine| machine.run(put(key, b"v", Life::Endless));
+    let mut machine = Machine::new();
+    for round in 0..12 {
+        write(b"a", &mut machine);
+        write(b"b", &mut machine);
+        if round % 5 == 3 {
+            machine.run(delete(b"a"));
+        }
+    }
+    machine.run(delete(b"b"));
+    machine.run(Command::Tidy(Tidy { history_events: 20, ..keep_all() }));
+    let pairs: Vec<_> = [Tree::Kv, Tree::History, Tree::Deleted]
+        .iter()
+        .flat_map(|tree| machine.tree(*tree).into_iter().map(|(key, value)| (*tree, key, value)))
+        .collect();
+    let compact = machine.view().compact_revision();
+    let wrong = |machine: &Machine| {
+        let snapshot = machine.snapshot();
+        let mut indexes = Indexes::new(&snapshot);
+        for tree in TREES {
+            for (key, value) in machine.tree(tree) {
+                indexes.pair(tree, &key, &value);
+            }
+        }
+        indexes.wrong()
+    };
+    assert_eq!(wrong(&machine), [""; 0]);
+    let store = |machine: &mut Machine, tree, key: &[u8], value: &[u8]| {
+        let mut txn = machine.db.begin();
+        txn.put(tree, key, value).unwrap();
+        txn.commit().unwrap();
+    };
+    let key_and_head = 20 + 1;
+    for (tree, key, value) in pairs {
+        let wanted: Vec<usize> = match tree {
+            Tree::Kv => (4..8).chain(16..24).collect(),
+            // Why it happened and what else the record before says is told by the digest alone,
+            // as is how it leads to what is forgotten.
+            Tree::History => {
+                let event = history::Event::decode(&value).unwrap();
+                let is_linked = event.back().unwrap() > history::end_of(compact);
+                let link = if event.link.jump.0 > compact { 4..20 } else { 4..8 };
+                let back = match event.before {
+                    history::Before::Nothing => 0..0,
+                    history::Before::Deleted(_) => key_and_head..value.len(),
+                    history::Before::Stored(_) => key_and_head + 16..key_and_head + 24,
+                };
+                let linked = link.chain(back).filter(|_| is_linked);
+                [0, 2, 3, 20].into_iter().chain(linked).collect()
+            }
+            Tree::Deleted | Tree::Ttl | Tree::Session | Tree::Meta => (0..value.len()).collect(),
+        };
+        for at in wanted {
+            for bit in [1, 2, 0x80] {
+                let mut other = value.clone();
+                other[at] ^= bit;
+                store(&mut machine, tree, &key, &other);
+                let place = key.escape_ascii();
+                assert!(!wrong(&machine).is_empty(), "{tree:?} {place}: byte {at} is another");
+            }
+        }
+        store(&mut machine, tree, &key, &value);
+    }
+    assert_eq!(wrong(&machine), [""; 0]);
+}
+
+#[test]
+fn a_key_of_many_changes_is_searched_and_not_walked() {
+    const CHANGES: u64 = 10_000;
+    let mut machine = Machine::new();
+    let write = |round: u64| {
+        let command = match round % 50 {
+            49 => delete(b"k"),
+            _ => put(b"k", &round.to_le_bytes(), Life::Endless),
+        };
+        (1000, command.into())
+    };
+    machine.apply_all(&(0..CHANGES).map(write).collect::<Vec<_>>());
+    machine.run(put(b"k", b"", Life::Endless));
+    let snapshot = machine.snapshot();
+    let newest = machine.get(b"k").unwrap().as_record().written_at();
+    let (mut most, mut sum) = (0, 0);
+    for revision in 0..=CHANGES {
+        let mut looked = 0;
+        let found = history::first_after(b"k", newest, (revision, u32::MAX), |at| {
+            looked += 1;
+            history::History(&snapshot).event(at)
+        });
+        let found = found.unwrap().expect("there is one more");
+        assert_eq!(found.back().unwrap(), (revision, 0));
+        (most, sum) = (most.max(looked), sum + looked);
+    }
+    // log2 of 10 000 is 13.3.
+    assert!(most <= 40, "{most} events were looked at");
+    assert!(sum <= 27 * CHANGES, "{sum} events were looked at");
 }
 
 fn fenced(command: Command, token: u64) -> Request {

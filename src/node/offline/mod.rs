@@ -368,16 +368,16 @@ fn apply(db: &mut Db, log: &LogReport, certain: Index) -> Result<(), StoreError>
     Ok(())
 }
 
-struct Digesting<'a> {
+struct Digesting<'a, 's> {
     findings: &'a mut Findings,
     progress: &'a mut dyn FnMut(u64),
     digest: u128,
-    indexes: machine::Indexes,
+    indexes: machine::Indexes<'s>,
     /// Keys whose value is not one of ours.
     strange: Option<Bytes>,
 }
 
-impl Seen for Digesting<'_> {
+impl Seen for Digesting<'_, '_> {
     fn pair(&mut self, tree: Tree, key: &[u8], value: &[u8]) -> bool {
         self.digest = self.digest.wrapping_add(machine::digest(tree, key, value));
         self.indexes.pair(tree, key, value);
@@ -399,7 +399,8 @@ impl Seen for Digesting<'_> {
 
 fn check_db(file: &DbLook, findings: &mut Findings, progress: &mut dyn FnMut(u64)) -> DbChecked {
     let walk = |which: Which, findings: &mut Findings, progress: &mut dyn FnMut(u64)| {
-        let indexes = machine::Indexes::default();
+        let snapshot = file.snapshot(which)?;
+        let indexes = machine::Indexes::new(&snapshot);
         let mut seen = Digesting { findings, progress, digest: 0, indexes, strange: None };
         let about = file.walk(which, &mut seen)?;
         let Digesting { digest, indexes, strange, .. } = seen;
@@ -411,7 +412,7 @@ fn check_db(file: &DbLook, findings: &mut Findings, progress: &mut dyn FnMut(u64
         if let Some(key) = strange {
             wrong("record", format!("the value of key \"{}\" is not a record", key.escape_ascii()));
         } else if about.whole {
-            for why in indexes.wrong(&about.state) {
+            for why in indexes.wrong() {
                 wrong("index", why);
             }
         }

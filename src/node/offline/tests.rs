@@ -10,7 +10,7 @@ use crate::raft::types::Term;
 use crate::store::disk::LinuxDisk;
 
 /// A database in `dir` with a key that expires, and `also` in its trees, which no entry put there.
-fn store(dir: &Path, also: &[(Tree, &[u8])]) -> PathBuf {
+fn store(dir: &Path, also: &[(Tree, &[u8], &[u8])]) -> PathBuf {
     let path = dir.join("db");
     let options = DbOptions {
         path: path.clone(),
@@ -35,10 +35,10 @@ fn store(dir: &Path, also: &[(Tree, &[u8])]) -> PathBuf {
     let mut txn = db.begin();
     machine::apply(&mut txn, &entry).unwrap();
     txn.state_mut().applied = id;
-    for (tree, key) in also {
-        txn.put(*tree, key, b"").unwrap();
+    for (tree, key, value) in also {
+        txn.put(*tree, key, value).unwrap();
         let state = txn.state_mut();
-        state.digest = state.digest.wrapping_add(digest(*tree, key, b""));
+        state.digest = state.digest.wrapping_add(digest(*tree, key, value));
     }
     txn.commit().unwrap();
     let job = db.begin_checkpoint().unwrap().unwrap();
@@ -46,7 +46,7 @@ fn store(dir: &Path, also: &[(Tree, &[u8])]) -> PathBuf {
     path
 }
 
-fn findings(also: &[(Tree, &[u8])]) -> Vec<(&'static str, String)> {
+fn findings(also: &[(Tree, &[u8], &[u8])]) -> Vec<(&'static str, String)> {
     let dir = tempfile::tempdir().unwrap();
     let db = store(dir.path(), also);
     let files = Files::open(&db, &dir.path().join("log")).unwrap();
@@ -60,13 +60,16 @@ fn a_check_finds_an_index_that_disagrees_with_the_keys() {
     assert_eq!(findings(&[]), []);
     let end = [&9_u64.to_be_bytes()[..], b"\0other"].concat();
     let hung = [b"K", &3_u64.to_be_bytes()[..], b"k"].concat();
-    let event = [&[1_u8][..], &[7; 28]].concat();
-    let wrong = findings(&[(Tree::Ttl, &end), (Tree::Meta, &hung), (Tree::History, &event)]);
+    let wrong = findings(&[
+        (Tree::Ttl, &end, b""),
+        (Tree::Meta, &hung, b""),
+        (Tree::Deleted, b"gone", &[1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0]),
+    ]);
     let disagrees = |what| format!("the index of {what} disagrees with what it is made from");
     let wanted = [
         ("index", disagrees("when keys expire")),
         ("index", disagrees("which keys hang on a lease")),
-        ("index", disagrees("the events of each key")),
+        ("index", disagrees("the newest event of each key")),
         ("index", "keys hang on lease 3, and there is none".to_owned()),
     ];
     assert_eq!(wrong, wanted);
