@@ -22,7 +22,7 @@ use super::disk::{Disk, FileKind, parent};
 use super::error::StoreError;
 use super::heap::{HeapPages, Pool};
 use super::map::{FileWriter, PAGE, PageMap, Pin};
-use super::meta::{BitmapRun, Meta, ROOTS, Root, SLOTS};
+use super::meta::{BitmapRun, Meta, ROOTS, Root, SLOTS, VERSION};
 use super::page::{Run, View};
 use super::scan::Scan;
 use super::space::{Bitmap, PageTable, Space};
@@ -261,11 +261,17 @@ fn open_file(
         let mut bytes = vec![0; len];
         region.read_at(offset, &mut bytes).map(|()| bytes)
     };
-    let mut metas = Vec::new();
+    let (mut metas, mut unknown) = (Vec::new(), None);
     for slot in SLOTS {
         if region.len() >= (slot + 1) * PAGE as u64 {
-            metas.extend(Meta::decode(&read(slot * PAGE as u64, PAGE)?));
+            let bytes = read(slot * PAGE as u64, PAGE)?;
+            metas.extend(Meta::decode(&bytes));
+            unknown = unknown.or_else(|| Meta::unknown(&bytes));
         }
+    }
+    if let Some(found) = unknown {
+        let (file, wanted) = (region.name().to_owned(), format!("this one, with format {VERSION}"));
+        return Err(StoreError::Foreign { file, found, wanted });
     }
     metas.sort_by_key(|meta| meta.seq);
     let kept = |meta: Meta| {
@@ -369,7 +375,7 @@ impl Db {
     /// Opens the database at its last durable checkpoint, and makes it when absent.
     ///
     /// # Errors
-    /// `Foreign` when it belongs to another node or cluster, `Corrupt`, `Io`.
+    /// `Foreign` when it belongs to another node, cluster or version of mmapd, `Corrupt`, `Io`.
     pub fn open(
         disk: Arc<dyn Disk>,
         options: DbOptions,

@@ -25,7 +25,7 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
-    /// The files belong to another node or cluster, or to a newer program.
+    /// The files belong to another node or cluster, or to another version of the program.
     #[error("{file} belongs to {found}, not to {wanted}")]
     Foreign {
         /// File name.

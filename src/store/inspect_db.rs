@@ -100,7 +100,7 @@ impl DbLook {
         let Some(region) = disk.open(path, FileKind::Db, 0)? else { return Ok(None) };
         let (name, len) = (region.name().to_owned(), region.len());
         let mut slots = [SlotOfMeta::Empty, SlotOfMeta::Empty];
-        let mut metas = Vec::new();
+        let (mut metas, mut unknown) = (Vec::new(), None);
         for (about, slot) in slots.iter_mut().zip(SLOTS) {
             let mut bytes = vec![0; PAGE];
             if len >= (slot + 1) * PAGE as u64 {
@@ -111,7 +111,10 @@ impl DbLook {
                     *about = SlotOfMeta::Checkpoint { seq: meta.seq, state: meta.state.clone() };
                     metas.push(meta);
                 }
-                None if bytes.iter().any(|byte| *byte != 0) => *about = SlotOfMeta::Damaged,
+                None if bytes.iter().any(|byte| *byte != 0) => {
+                    *about = SlotOfMeta::Damaged;
+                    unknown = unknown.or_else(|| Meta::unknown(&bytes));
+                }
                 None => {}
             }
         }
@@ -122,7 +125,7 @@ impl DbLook {
             let (file, why, what) = (name.clone(), why.to_owned(), "meta page");
             findings.push(Finding { file, offset, what, why, harm, ..Finding::default() });
         };
-        for (about, slot) in slots.iter().zip(SLOTS) {
+        for (about, slot) in slots.iter().zip(SLOTS).filter(|_| unknown.is_none()) {
             let (harm, why) = match newest {
                 Some(_) => (Harm::Spare, "is damaged; the other checkpoint is used instead"),
                 None => (Harm::Keys, "is damaged"),
@@ -131,7 +134,9 @@ impl DbLook {
                 wrong(slot * PAGE as u64, why, harm);
             }
         }
-        if newest.is_none() {
+        if let Some(found) = unknown {
+            wrong(0, &format!("the database is of {found}"), Harm::Keys);
+        } else if newest.is_none() {
             wrong(0, "neither of the two is whole: the way to the keys is lost", Harm::Keys);
         }
         // All of the file, whatever the bitmap says: that is compared, not believed.

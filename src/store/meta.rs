@@ -130,12 +130,22 @@ impl Meta {
         Some(crc32c::crc32c_append(crc32c::crc32c(bytes.get(..12)?), bytes.get(16..PAGE)?))
     }
 
+    /// The format of an intact meta page.
+    fn version(bytes: &[u8]) -> Option<u32> {
+        let intact = u64_at(bytes, 0)? == MAGIC && u32_at(bytes, 12)? == Self::crc(bytes)?;
+        if intact { u32_at(bytes, 8) } else { None }
+    }
+
+    /// In words, which format an intact meta page has that we do not know.
+    pub(super) fn unknown(bytes: &[u8]) -> Option<String> {
+        let version = Self::version(bytes).filter(|version| *version != VERSION)?;
+        Some(format!("a version of mmapd whose databases have format {version}"))
+    }
+
     /// `None`: not an intact meta page of a format we know.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let known = u64_at(bytes, 0)? == MAGIC
-            && u32_at(bytes, 8)? == VERSION
-            && usize::try_from(u32_at(bytes, 16)?).ok()? == PAGE
-            && u32_at(bytes, 12)? == Self::crc(bytes)?;
+        let known =
+            Self::version(bytes)? == VERSION && usize::try_from(u32_at(bytes, 16)?).ok()? == PAGE;
         if !known {
             return None;
         }
@@ -181,5 +191,47 @@ impl Meta {
                 membership,
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::super::disk::LinuxDisk;
+    use super::super::{Db, DbOptions, Shrink, StoreError};
+    use super::*;
+
+    fn open(path: &Path) -> Result<Db, StoreError> {
+        let options = DbOptions {
+            path: path.to_owned(),
+            map_max: 64 << 20,
+            quota: u64::MAX,
+            grow_step: 1 << 20,
+            shrink: Shrink::default(),
+        };
+        let identity = Identity { cluster: 7, node: NodeId(1), incarnation: 1 };
+        Db::open(Arc::new(LinuxDisk::new(None)), options, identity)
+    }
+
+    #[test]
+    fn a_database_of_another_format_is_named_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        drop(open(&path).unwrap());
+        let mut bytes = std::fs::read(&path).unwrap();
+        let page = bytes.get_mut(..PAGE).unwrap();
+        put(page, 8, &1_u32.to_le_bytes()).unwrap();
+        let crc = Meta::crc(page).unwrap();
+        put(page, 12, &crc.to_le_bytes()).unwrap();
+        assert_eq!(Meta::decode(page), None);
+        std::fs::write(&path, &bytes).unwrap();
+        let Err(StoreError::Foreign { found, wanted, .. }) = open(&path) else {
+            panic!("it is refused")
+        };
+        assert_eq!(found, "a version of mmapd whose databases have format 1");
+        assert_eq!(wanted, "this one, with format 2");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
     }
 }

@@ -271,7 +271,10 @@ impl Receiver {
 
     fn start(&mut self, chunk: &Chunk<'_>) -> Result<(), StoreError> {
         let meta = Meta::decode(chunk.payload).filter(|meta| meta.seq == chunk.seq);
-        let meta = meta.ok_or_else(|| self.wrong("it holds no meta page"))?;
+        let meta = meta.ok_or_else(|| match Meta::unknown(chunk.payload) {
+            Some(found) => self.wrong(&format!("it is of {found}")),
+            None => self.wrong("it holds no meta page"),
+        })?;
         if meta.identity.cluster != self.cluster {
             let of = |cluster: u128| format!("cluster {cluster:032x}");
             return Err(StoreError::Foreign {
