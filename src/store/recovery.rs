@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::batches::{Doubt, End};
-use super::disk::{Disk, FileKind};
+use super::disk::{Disk, FileKind, Region};
 use super::error::StoreError;
 use super::hard_state::Saved;
 use super::log::{Active, Known};
@@ -132,7 +132,11 @@ fn tidy(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, StoreError> {
 }
 
 pub(super) fn open_segment(disk: &dyn Disk, path: &Path) -> Result<AppendMap, StoreError> {
-    match disk.open(path, FileKind::Log, 0)? {
+    map_of(disk.open(path, FileKind::Log, 0)?, path)
+}
+
+fn map_of(region: Option<Box<dyn Region>>, path: &Path) -> Result<AppendMap, StoreError> {
+    match region {
         Some(region) => Ok(AppendMap::sealed(region)),
         None => Err(corrupt(&path.display().to_string(), 0, "vanished while it was opened")),
     }
@@ -175,7 +179,12 @@ impl Found {
                 let why = format!("the segment before number {sequence:x} is missing");
                 return Err(corrupt(&dir.display().to_string(), 0, &why));
             }
-            let map = open_segment(disk, &path)?;
+            let map = if Some(sequence) == newest {
+                open_segment(disk, &path)?
+            } else {
+                // The one after it was made when the sync of its seal had succeeded.
+                map_of(disk.open_proven(&path, FileKind::Log, 0)?, &path)?
+            };
             let header = check_header(&map, sequence, saved)?;
             if !self.segments.is_empty() && header.base != self.next_position {
                 return Err(corrupt(map.name(), 56, "it does not begin where the one before ends"));
