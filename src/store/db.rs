@@ -100,6 +100,8 @@ pub struct Db {
     /// Pages that are on the heap only, and how many of them form the run.
     pub(super) dirty: PageTable<u64>,
     pub(super) dirty_pages: u64,
+    /// Those of them that the running checkpoint took over, and which stay there until it ends.
+    pub(super) writing_pages: u64,
     /// Memory for the pages of the next batch.
     pub(super) pool: Pool,
     /// Freed pages by the last pin that may read them.
@@ -438,6 +440,7 @@ impl Db {
             writer: Some(writer),
             dirty: PageTable::default(),
             dirty_pages: 0,
+            writing_pages: 0,
             pool: Pool::default(),
             retired: VecDeque::new(),
             bitmap: meta.bitmap,
