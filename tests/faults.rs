@@ -26,7 +26,8 @@ use mmapd::raft::types::NodeId;
 use mmapd::store::disk::{FileKind, LinuxDisk, Region};
 use mmapd::store::map::Memory;
 use mmapd::store::pace::Unpaced;
-use mmapd::store::{DbOptions, Disk, Identity, LogOptions, Shrink, StoreError};
+use mmapd::store::simdisk::SimDisk;
+use mmapd::store::{CheckpointJob, DbOptions, Disk, Identity, LogOptions, Shrink, StoreError};
 use support::process::{Client, Node, free_port, wait};
 
 /// Set for the process that is to be killed: directory, number of the operation, moment.
@@ -189,6 +190,9 @@ struct Alone {
     core: Core<u64>,
     answers: BTreeMap<u64, Answer>,
     now_us: u64,
+    /// Checkpoints take long: the next one is kept here.
+    holds: bool,
+    held: Option<CheckpointJob>,
 }
 
 fn open_parts(disk: Arc<dyn Disk>, dir: &Path) -> Result<Parts, StoreError> {
@@ -212,10 +216,14 @@ fn open_parts(disk: Arc<dyn Disk>, dir: &Path) -> Result<Parts, StoreError> {
 
 impl Alone {
     fn start(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, StoreError> {
+        Self::start_with(disk, dir, 8 << 10)
+    }
+
+    fn start_with(disk: Arc<dyn Disk>, dir: &Path, log_bytes: u64) -> Result<Self, StoreError> {
         let options = CoreOptions {
             batch_bytes: 64 << 10,
             inflight_bytes: 16 << 20,
-            checkpoint_log_bytes: 8 << 10,
+            checkpoint_log_bytes: log_bytes,
             checkpoint_dirty_bytes: 64 << 10,
             checkpoint_ticks: 40,
             active_ticks: 80,
@@ -232,7 +240,8 @@ impl Alone {
             },
         };
         let core = Core::new(open_parts(disk, dir)?, options);
-        let mut alone = Self { core, answers: BTreeMap::new(), now_us: 0 };
+        let answers = BTreeMap::new();
+        let mut alone = Self { core, answers, now_us: 0, holds: false, held: None };
         while !alone.core.raft().is_leader() || !alone.core.is_caught_up() {
             alone.happen(Event::Tick)?;
         }
@@ -258,7 +267,11 @@ impl Alone {
                 events.push(Event::Compacted(job.run(&Unpaced)?));
             }
             if let Some(job) = work.checkpoint {
-                events.push(Event::Checkpointed(Box::new(job.run()?)));
+                if self.holds {
+                    self.held = Some(job);
+                } else {
+                    events.push(Event::Checkpointed(Box::new(job.run()?)));
+                }
             }
             if let Some(job) = work.sync {
                 events.push(Event::Synced(job.run()?));
@@ -271,6 +284,75 @@ impl Alone {
         self.happen(Event::Propose(vec![(number, order.encode())]))?;
         Ok(self.answers.remove(&number).expect("a node alone answers at once"))
     }
+}
+
+fn put(key: u64) -> Order {
+    put_of(key, 300)
+}
+
+fn put_of(key: u64, len: usize) -> Order {
+    Order::Put {
+        key: Bytes::from(format!("k{key:04}")),
+        value: Bytes::from(vec![b'v'; len]),
+        content_type: String::new(),
+        life: Life::Endless,
+        conditions: Conditions::default(),
+        prev: false,
+    }
+}
+
+/// What a checkpoint writes is in memory until it is done: however long it takes, no more than
+/// twice what makes one due is in memory, but for the pages of the batch that reached that.
+#[test]
+fn a_slow_checkpoint_bounds_what_is_changed_meanwhile() {
+    let disk = Arc::new(SimDisk::new(1));
+    let mut alone = Alone::start_with(disk, Path::new("/data"), u64::MAX).unwrap();
+    alone.holds = true;
+    alone.order(0, &put_of(0, 100 << 10)).unwrap();
+    assert!(alone.core.db().writing_bytes() > 100 << 10, "one is being written");
+    for number in 1..400 {
+        alone.happen(Event::Propose(vec![(number, put(number).encode())])).unwrap();
+        let db = alone.core.db();
+        let most = db.dirty_bytes() + db.held_bytes() + db.writing_bytes();
+        assert!(most <= (2 * 64 + 40) << 10, "{most} bytes after {number} writes");
+    }
+    assert!(alone.core.applied() < alone.core.raft().commit(), "what is committed waits");
+    alone.holds = false;
+    let job = alone.held.take().expect("one was due");
+    alone.happen(Event::Checkpointed(Box::new(job.run().unwrap()))).unwrap();
+    assert_eq!(alone.core.applied(), alone.core.raft().commit());
+    assert_eq!(alone.core.db().writing_bytes(), 0);
+}
+
+/// Pages that are full of what is new are written soon: no more is in memory than must be, and
+/// a start has less to apply.
+#[test]
+fn a_checkpoint_comes_early_where_it_writes_little_more_than_the_log() {
+    let disk = Arc::new(SimDisk::new(1));
+    let mut alone = Alone::start_with(disk, Path::new("/data"), u64::MAX).unwrap();
+    let (at_start, mut most) = (alone.core.db().durable().index, 0);
+    for number in 0..40 {
+        alone.order(number, &put_of(number, 3000)).unwrap();
+        most = most.max(alone.core.db().dirty_bytes());
+    }
+    assert!(alone.core.db().durable().index > at_start);
+    // 64 KiB are always enough for one.
+    assert!(most < 56 << 10, "{most} bytes were changed");
+}
+
+/// A start after that has nothing to apply, and the memory of the pages is free.
+#[test]
+fn a_load_that_ceases_is_followed_by_a_checkpoint() {
+    let mut alone = Alone::start(Arc::new(SimDisk::new(1)), Path::new("/data")).unwrap();
+    for number in 0..8 {
+        alone.order(number, &put(number)).unwrap();
+    }
+    assert!(alone.core.db().durable().index < alone.core.applied(), "none was due yet");
+    for _ in 0..8 {
+        alone.happen(Event::Tick).unwrap();
+    }
+    assert_eq!(alone.core.db().durable().index, alone.core.applied());
+    assert_eq!(alone.core.db().dirty_bytes(), 0);
 }
 
 /// What the victim does, up to `say`ing so: writes, replacements, deletes, a compaction.

@@ -27,8 +27,11 @@ pub(crate) type Key = [u8; 16];
 /// Whose files they are, in all parts.
 pub(crate) const IDENTITY: Identity = Identity { cluster: 1, node: NodeId(1), incarnation: 1 };
 /// A checkpoint begins when this much is dirty (the node's own limit), and writing waits for
-/// it when as much again is dirty or held by it.
-const DIRTY: u64 = 64 << 20;
+/// it when twice as much is dirty, being written or held by it. `BENCH_DIRTY_MIB` tries another.
+fn dirty_max() -> u64 {
+    let mib = std::env::var("BENCH_DIRTY_MIB").ok();
+    mib.map_or(64, |mib| mib.parse().expect("BENCH_DIRTY_MIB is a number")) << 20
+}
 const MAP: u64 = 64 << 30;
 
 /// What the comparison asks of an engine.
@@ -91,6 +94,7 @@ pub(crate) struct Mmapd {
     inline: bool,
     /// Makes checkpoints while it writes, and not only when asked to.
     bounded: bool,
+    dirty_max: u64,
 }
 
 impl Mmapd {
@@ -104,7 +108,8 @@ impl Mmapd {
         let disk = Arc::new(LinuxDisk::new(observer));
         let db = Db::open(disk, Self::options(path.clone()), IDENTITY).unwrap();
         let inline = std::env::var_os("BENCH_INLINE").is_some();
-        Self { db, path, job: None, checkpoints: 0, inline, bounded: true }
+        let dirty_max = dirty_max();
+        Self { db, path, job: None, checkpoints: 0, inline, bounded: true, dirty_max }
     }
 
     /// Finishes the running checkpoint, if any.
@@ -136,11 +141,11 @@ impl Engine for Mmapd {
             return;
         }
         let dirty = self.db.dirty_bytes();
-        let much = dirty + self.db.held_bytes() >= DIRTY;
+        let much = dirty + self.db.held_bytes() + self.db.writing_bytes() >= 2 * self.dirty_max;
         if much || self.job.as_ref().is_some_and(JoinHandle::is_finished) {
             self.finish();
         }
-        if dirty >= DIRTY && self.job.is_none() {
+        if dirty >= self.dirty_max && self.job.is_none() {
             self.begin();
         }
     }

@@ -71,6 +71,13 @@ impl Db {
         self.space.busy_pages() * PAGE as u64
     }
 
+    /// Bytes of changed pages that the running checkpoint writes: they stay in memory until it
+    /// is finished.
+    #[must_use]
+    pub fn writing_bytes(&self) -> u64 {
+        self.writing_pages * PAGE as u64
+    }
+
     /// Prepares a checkpoint of the newest state. `None`: nothing changed since the last.
     /// The job must be run and finished; a database whose job was dropped or failed can
     /// be read and no longer made durable, so the process must end.
@@ -113,7 +120,7 @@ impl Db {
         let kept = [Some(&self.durable), self.previous.as_ref()];
         let kept = kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap));
         self.space.keep(kept.chain([Arc::clone(&bitmap)]).collect());
-        self.dirty_pages = 0;
+        self.writing_pages = std::mem::take(&mut self.dirty_pages);
         Ok(Some(CheckpointJob {
             meta: Meta {
                 seq,
@@ -150,6 +157,7 @@ impl Db {
             }
         }
         self.writer = Some(writer);
+        self.writing_pages = 0;
         self.previous = Some(std::mem::replace(&mut self.durable, kept));
         let kept = [Some(&self.durable), self.previous.as_ref()];
         let kept = kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect();

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Identity;
-use super::disk::{Disk, FileKind, parent};
+use super::disk::{Disk, FileKind, Region, parent};
 use super::error::StoreError;
 use super::heap::{HeapPages, Pool};
 use super::map::{FileWriter, PAGE, PageMap, Pin};
@@ -102,6 +102,8 @@ pub struct Db {
     /// Pages that are on the heap only, and how many of them form the run.
     pub(super) dirty: PageTable<u64>,
     pub(super) dirty_pages: u64,
+    /// Those of them that the running checkpoint took over, and which stay there until it ends.
+    pub(super) writing_pages: u64,
     /// Memory for the pages of the next batch.
     pub(super) pool: Pool,
     /// Freed pages by the last pin that may read them.
@@ -246,6 +248,43 @@ struct Opened {
     previous: Option<Kept>,
 }
 
+/// Opens a database file and reads its meta pages; `None`: there is none.
+///
+/// What an earlier process left in the page cache may not be on the disk: a sync that fails
+/// marks it clean. Meta pages are therefore read past the cache. All else is believed only
+/// because such a page names it, which was written when the sync of all it names had
+/// succeeded: of that the cache has what the disk has. Where the cache cannot be passed by,
+/// all of it is read again.
+fn open_metas(
+    disk: &dyn Disk,
+    path: &Path,
+    map_max: u64,
+) -> Result<Option<(Box<dyn Region>, Vec<Meta>)>, StoreError> {
+    let Some(mut region) = disk.open_proven(path, FileKind::Db, map_max)? else { return Ok(None) };
+    // An earlier process may have ended between a write and its sync: what is read now
+    // must not be lost later.
+    region.sync_all()?;
+    let (mut metas, mut unknown) = (Vec::new(), None);
+    let mut page = vec![0; PAGE];
+    for slot in SLOTS {
+        if region.len() >= (slot + 1) * PAGE as u64 {
+            if !region.read_disk(slot * PAGE as u64, &mut page)? {
+                drop(region);
+                let Some(again) = disk.open(path, FileKind::Db, map_max)? else { return Ok(None) };
+                region = again;
+                region.read_at(slot * PAGE as u64, &mut page)?;
+            }
+            metas.extend(Meta::decode(&page));
+            unknown = unknown.or_else(|| Meta::unknown(&page));
+        }
+    }
+    if let Some(found) = unknown {
+        let (file, wanted) = (region.name().to_owned(), format!("this one, with format {VERSION}"));
+        return Err(StoreError::Foreign { file, found, wanted });
+    }
+    Ok(Some((region, metas)))
+}
+
 /// Opens a database file; `None`: there is none.
 fn open_file(
     disk: &dyn Disk,
@@ -253,26 +292,11 @@ fn open_file(
     map_max: u64,
     identity: Identity,
 ) -> Result<Option<Opened>, StoreError> {
-    let Some(region) = disk.open(path, FileKind::Db, map_max)? else { return Ok(None) };
-    // An earlier process may have ended between a write and its sync: what is read now
-    // must not be lost later.
-    region.sync_all()?;
+    let Some((region, mut metas)) = open_metas(disk, path, map_max)? else { return Ok(None) };
     let read = |offset: u64, len: usize| {
         let mut bytes = vec![0; len];
         region.read_at(offset, &mut bytes).map(|()| bytes)
     };
-    let (mut metas, mut unknown) = (Vec::new(), None);
-    for slot in SLOTS {
-        if region.len() >= (slot + 1) * PAGE as u64 {
-            let bytes = read(slot * PAGE as u64, PAGE)?;
-            metas.extend(Meta::decode(&bytes));
-            unknown = unknown.or_else(|| Meta::unknown(&bytes));
-        }
-    }
-    if let Some(found) = unknown {
-        let (file, wanted) = (region.name().to_owned(), format!("this one, with format {VERSION}"));
-        return Err(StoreError::Foreign { file, found, wanted });
-    }
     metas.sort_by_key(|meta| meta.seq);
     let kept = |meta: Meta| {
         let run = meta.bitmap;
@@ -423,6 +447,7 @@ impl Db {
             writer: Some(writer),
             dirty: PageTable::default(),
             dirty_pages: 0,
+            writing_pages: 0,
             pool: Pool::default(),
             retired: VecDeque::new(),
             bitmap: meta.bitmap,

@@ -47,6 +47,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
     ) -> Result<Box<dyn Region>, StoreError>;
 
     /// Opens a file, with at least `reserve` bytes of address space; `None`: there is none.
+    /// What the page cache holds of it is read from the disk again.
     ///
     /// # Errors
     /// `Io`.
@@ -56,6 +57,21 @@ pub trait Disk: Send + Sync + fmt::Debug {
         kind: FileKind,
         reserve: u64,
     ) -> Result<Option<Box<dyn Region>>, StoreError>;
+
+    /// As [`Disk::open`], but what the page cache holds is kept: for a file of which nothing is
+    /// believed before it is proven that a sync of it succeeded. After that the cache has what
+    /// the disk has, and reading hundreds of megabytes again would be all that a start does.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn open_proven(
+        &self,
+        path: &Path,
+        kind: FileKind,
+        reserve: u64,
+    ) -> Result<Option<Box<dyn Region>>, StoreError> {
+        self.open(path, kind, reserve)
+    }
 
     /// Names of the files in `dir`, sorted; none when it does not exist.
     ///
@@ -207,10 +223,6 @@ impl LinuxDisk {
         let name = path.display().to_string();
         let len = file.metadata().map_err(StoreError::io("stat", &name))?.len();
         let reserve = reserve.max(len).max(4096);
-        // Clean pages that a failed sync of an earlier process left behind would be
-        // believed otherwise (storage paper, 2.3).
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
-            .map_err(|errno| StoreError::io("fadvise", &name)(errno.into()))?;
         let memory =
             Memory::of_file(&file, reserve, &name).map_err(StoreError::io("mmap", &name))?;
         if let Some(observer) = &self.observer {
@@ -226,6 +238,14 @@ impl LinuxDisk {
             direct: OnceLock::new(),
             observer: self.observer.clone(),
         }))
+    }
+}
+
+fn open_file(path: &Path) -> Result<Option<File>, StoreError> {
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("open", path.display().to_string())(error)),
     }
 }
 
@@ -252,11 +272,22 @@ impl Disk for LinuxDisk {
         kind: FileKind,
         reserve: u64,
     ) -> Result<Option<Box<dyn Region>>, StoreError> {
-        match OpenOptions::new().read(true).write(true).open(path) {
-            Ok(file) => self.region(path, kind, reserve, file).map(Some),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::io("open", path.display().to_string())(error)),
-        }
+        let Some(file) = open_file(path)? else { return Ok(None) };
+        // Clean pages that a failed sync of an earlier process left behind would be
+        // believed otherwise (storage paper, 2.3).
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+            .map_err(|errno| StoreError::io("fadvise", path.display().to_string())(errno.into()))?;
+        self.region(path, kind, reserve, file).map(Some)
+    }
+
+    fn open_proven(
+        &self,
+        path: &Path,
+        kind: FileKind,
+        reserve: u64,
+    ) -> Result<Option<Box<dyn Region>>, StoreError> {
+        let file = open_file(path)?;
+        file.map(|file| self.region(path, kind, reserve, file)).transpose()
     }
 
     fn list(&self, dir: &Path) -> Result<Vec<String>, StoreError> {

@@ -43,6 +43,8 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
     /// Bytes from this frame to the next.
     pub size: usize,
+    /// Checksum of the payload, which fits.
+    pcrc: u32,
 }
 
 /// Why bytes are not a frame.
@@ -182,7 +184,7 @@ pub fn decode(input: &[u8]) -> Result<Frame<'_>, FrameError> {
     if crc32c::crc32c(payload) != head.pcrc || padding.iter().any(|byte| *byte != 0) {
         return Err(FrameError::Payload(id));
     }
-    Ok(Frame { id, kind, time_ms, chain, payload, size })
+    Ok(Frame { id, kind, time_ms, chain, payload, size, pcrc: head.pcrc })
 }
 
 impl Frame<'_> {
@@ -190,9 +192,8 @@ impl Frame<'_> {
     #[must_use]
     pub fn continues(&self, prev_chain: u64) -> bool {
         let Ok(len) = u32::try_from(self.payload.len()) else { return false };
-        let pcrc = crc32c::crc32c(self.payload);
         let kind = self.kind as u8;
-        self.chain == chain_of(prev_chain, self.id, kind, len, pcrc, self.time_ms)
+        self.chain == chain_of(prev_chain, self.id, kind, len, self.pcrc, self.time_ms)
     }
 }
 

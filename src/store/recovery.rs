@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::batches::{Doubt, End};
-use super::disk::{Disk, FileKind};
+use super::disk::{Disk, FileKind, Region};
 use super::error::StoreError;
 use super::hard_state::Saved;
 use super::log::{Active, Known};
@@ -40,6 +40,8 @@ use super::spare::is_spare;
 use crate::raft::types::{HardState, Index, LogId};
 
 const PAGE: u64 = 4096;
+/// Bytes that are compared with zero at once.
+const PIECE: usize = 4096;
 /// No sequence, position or index comes near: counting on from here never overflows.
 pub(super) const REACHABLE: u64 = 1 << 62;
 
@@ -130,7 +132,11 @@ fn tidy(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, StoreError> {
 }
 
 pub(super) fn open_segment(disk: &dyn Disk, path: &Path) -> Result<AppendMap, StoreError> {
-    match disk.open(path, FileKind::Log, 0)? {
+    map_of(disk.open(path, FileKind::Log, 0)?, path)
+}
+
+fn map_of(region: Option<Box<dyn Region>>, path: &Path) -> Result<AppendMap, StoreError> {
+    match region {
         Some(region) => Ok(AppendMap::sealed(region)),
         None => Err(corrupt(&path.display().to_string(), 0, "vanished while it was opened")),
     }
@@ -173,7 +179,12 @@ impl Found {
                 let why = format!("the segment before number {sequence:x} is missing");
                 return Err(corrupt(&dir.display().to_string(), 0, &why));
             }
-            let map = open_segment(disk, &path)?;
+            let map = if Some(sequence) == newest {
+                open_segment(disk, &path)?
+            } else {
+                // The one after it was made when the sync of its seal had succeeded.
+                map_of(disk.open_proven(&path, FileKind::Log, 0)?, &path)?
+            };
             let header = check_header(&map, sequence, saved)?;
             if !self.segments.is_empty() && header.base != self.next_position {
                 return Err(corrupt(map.name(), 56, "it does not begin where the one before ends"));
@@ -352,10 +363,13 @@ fn rewrite(
 
 /// The end of the last byte after `at` that is not zero; `None`: all of them are.
 pub(super) fn dirty_end(map: &AppendMap, at: u64) -> Option<u64> {
+    // Forwards, as the disk reads ahead, and without a look at each byte: nearly all are zero.
     let len = usize::try_from(map.written() - at).ok()?;
-    let tail = map.bytes(at, len)?;
-    let last = tail.iter().rposition(|byte| *byte != 0)?;
-    Some(at + last as u64 + 1)
+    let pieces = map.bytes(at, len)?.chunks(PIECE).zip((at..).step_by(PIECE));
+    let dirty = pieces.filter(|(piece, _)| piece.iter().fold(0, |any, byte| any | byte) != 0);
+    let (piece, from) = dirty.last()?;
+    let last = piece.iter().rposition(|byte| *byte != 0)?;
+    Some(from + last as u64 + 1)
 }
 
 /// `None`: torn. Anything else says why it is corrupt. See the module.

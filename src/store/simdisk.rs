@@ -166,7 +166,7 @@ impl SimDisk {
 
     /// The sync after the first `syncs` fails, and what it covered is marked clean although
     /// some of it is not on the disk; later syncs succeed (the page cache after a failed
-    /// `fsync`).
+    /// `fsync`). Reads see what is not there until the file is opened by [`Disk::open`].
     pub fn fail_at(&self, syncs: u64) {
         self.state().fail_at = Some(syncs);
     }
@@ -375,6 +375,20 @@ impl Inode {
         Ok(memory.clone())
     }
 
+    /// Drops what the cache holds and need not write, unless somebody has it mapped.
+    fn forget_clean(&self) {
+        let (memory, mut content) = (locked(&self.memory), locked(&self.content));
+        if Arc::strong_count(&memory) == 1 {
+            for page in std::mem::take(&mut content.clean).into_keys() {
+                let bytes = content.newest(page);
+                let inside = (page * PAGE) as u64..content.len;
+                let len =
+                    bytes.len().min(usize::try_from(inside.end - inside.start).unwrap_or(PAGE));
+                memory.store(inside.start, &bytes[..len]);
+            }
+        }
+    }
+
     fn cached(&self) -> Vec<u8> {
         self.cached_locked(&locked(&self.content))
     }
@@ -481,6 +495,17 @@ impl Disk for SimDisk {
     }
 
     fn open(
+        &self,
+        path: &Path,
+        _: FileKind,
+        reserve: u64,
+    ) -> Result<Option<Box<dyn Region>>, StoreError> {
+        let Some(inode) = self.state().names.get(path).cloned() else { return Ok(None) };
+        inode.forget_clean();
+        self.region(path, inode, reserve).map(Some)
+    }
+
+    fn open_proven(
         &self,
         path: &Path,
         _: FileKind,
@@ -611,8 +636,11 @@ impl SimRegion {
         for page in pages {
             let versions = content.pending.remove(&page).unwrap_or_default();
             let kept = rng.as_mut().is_none_or(|rng| rng.below(2) == 0);
-            if let Some(newest) = versions.last().filter(|_| kept) {
+            let Some(newest) = versions.into_iter().next_back() else { continue };
+            if kept {
                 put_page(&mut content.disk, page, &newest[..]);
+            } else {
+                content.clean.insert(page, newest);
             }
         }
         match rng {

@@ -97,10 +97,12 @@ impl<W> Core<W> {
     }
 
     /// While a checkpoint is written, nothing that is freed can be used again, and all that
-    /// changes stays in memory: what is committed waits in the log before that gets too much.
+    /// changes stays in memory, what the checkpoint writes included: what is committed waits in
+    /// the log before that gets too much. A checkpoint that came early is small and soon done.
     fn is_ahead_of_the_disk(&self) -> bool {
-        let most = 2 * self.options.checkpoint_dirty_bytes;
-        self.checkpointing && self.db.dirty_bytes() + self.db.held_bytes() >= most
+        let (writing, due) = (self.db.writing_bytes(), self.options.checkpoint_dirty_bytes);
+        let most = (2 * writing).clamp(due, 2 * due);
+        self.checkpointing && self.db.dirty_bytes() + self.db.held_bytes() + writing >= most
     }
 
     fn answer(&mut self, id: LogId, applied: Option<machine::Applied>, work: &mut Work<W>) {

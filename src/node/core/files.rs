@@ -8,11 +8,21 @@ use crate::raft::progress::Progress;
 use crate::raft::types::{Index, NodeId};
 use crate::store::{PendingInstall, PinnedCheckpoint, StoreError};
 
+/// A checkpoint of that part of what makes one due is made as soon as it writes no more than
+/// so many times the bytes of the log that it stands for.
+const CHEAP_PART: u64 = 4;
+const CHEAP_TIMES: u64 = 4;
+/// A checkpoint of that part of what makes one due is made as soon as nothing was written for
+/// that part of the time.
+const CALM_PART: u64 = 16;
+
 impl<W> Core<W> {
     /// Would [`Core::checkpoint_when_due`] begin one?
     pub(super) fn is_checkpoint_due(&self) -> bool {
         let dirty = self.db.dirty_bytes();
         let due = dirty >= self.options.checkpoint_dirty_bytes
+            || self.is_cheap(dirty)
+            || self.is_calm(dirty)
             || self.checkpoint_wanted
             || self.log_bytes_since_checkpoint >= self.options.checkpoint_log_bytes
             || (dirty > 0 && self.ticks >= self.checkpoint_at_tick + self.options.checkpoint_ticks);
@@ -32,6 +42,23 @@ impl<W> Core<W> {
             work.checkpoint = Some(job);
         }
         Ok(())
+    }
+
+    /// Does writing now cost little more than writing later? Where many entries went into few
+    /// pages, most of those are full and will not change again: a start has less to apply, and
+    /// memory fewer pages. Where each entry changes a page of its own, the more of them wait the
+    /// more often a page is written once for several.
+    fn is_cheap(&self, dirty: u64) -> bool {
+        dirty >= self.options.checkpoint_dirty_bytes / CHEAP_PART
+            && dirty <= CHEAP_TIMES.saturating_mul(self.log_bytes_since_checkpoint)
+    }
+
+    /// Has a load ceased that left much to write? Nobody minds then, and the next start finds
+    /// nothing to apply.
+    fn is_calm(&self, dirty: u64) -> bool {
+        let ticks = self.options.checkpoint_ticks / CALM_PART;
+        dirty >= self.options.checkpoint_dirty_bytes / CALM_PART
+            && self.ticks - self.wrote_at_tick > ticks
     }
 
     /// Pins the last durable checkpoint if it holds entry `upto`; otherwise one that does is
