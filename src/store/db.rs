@@ -248,6 +248,9 @@ struct Opened {
     previous: Option<Kept>,
 }
 
+/// A file, and those of its meta pages that are intact.
+type WithMetas = (Box<dyn Region>, Vec<Meta>);
+
 /// Opens a database file and reads its meta pages; `None`: there is none.
 ///
 /// What an earlier process left in the page cache may not be on the disk: a sync that fails
@@ -255,11 +258,7 @@ struct Opened {
 /// because such a page names it, which was written when the sync of all it names had
 /// succeeded: of that the cache has what the disk has. Where the cache cannot be passed by,
 /// all of it is read again.
-fn open_metas(
-    disk: &dyn Disk,
-    path: &Path,
-    map_max: u64,
-) -> Result<Option<(Box<dyn Region>, Vec<Meta>)>, StoreError> {
+fn open_metas(disk: &dyn Disk, path: &Path, map_max: u64) -> Result<Option<WithMetas>, StoreError> {
     let Some(mut region) = disk.open_proven(path, FileKind::Db, map_max)? else { return Ok(None) };
     // An earlier process may have ended between a write and its sync: what is read now
     // must not be lost later.
