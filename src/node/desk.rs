@@ -14,7 +14,7 @@
 //! these gather without waking anybody: group commit.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -92,6 +92,15 @@ impl<T> Clone for Inbox<T> {
     }
 }
 
+/// Why mail was not put into the inbox.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotTaken {
+    /// There is no room.
+    Full,
+    /// The node ended.
+    NobodyReads,
+}
+
 /// The node ended: nobody will read this.
 #[derive(Debug)]
 pub(super) struct NobodyReads;
@@ -118,9 +127,12 @@ impl<T: TakesTurns> Inbox<T> {
     }
 
     /// For mail that is refused when the inbox is full.
-    pub(super) fn try_send(&self, mail: Mail) -> Result<(), mpsc::error::TrySendError<Mail>> {
+    pub(super) fn try_send(&self, mail: Mail) -> Result<(), NotTaken> {
         let gathers = gathering(&mail);
-        self.sender.try_send(mail)?;
+        self.sender.try_send(mail).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => NotTaken::Full,
+            mpsc::error::TrySendError::Closed(_) => NotTaken::NobodyReads,
+        })?;
         self.brought(gathers);
         Ok(())
     }
@@ -189,10 +201,7 @@ impl<T: TakesTurns> Desk<T> {
     /// The desk, if it is free. A turn that panicked has told why the process is about to end;
     /// nobody takes another.
     fn sit_down(&self) -> Option<MutexGuard<'_, Option<T>>> {
-        match self.turns.try_lock() {
-            Ok(turns) => Some(turns),
-            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => None,
-        }
+        self.turns.try_lock().ok()
     }
 
     /// Leaves the desk. What is left to do?
@@ -383,8 +392,7 @@ mod tests {
         });
         assert!(matches!(owner.join().expect("it did not panic"), Ended::Stopped));
         syncer.join().expect("it did not panic");
-        let late = inbox.try_send(Mail::Stop);
-        assert!(matches!(late, Err(mpsc::error::TrySendError::Closed(_))), "who is late hears it");
+        assert_eq!(inbox.try_send(Mail::Stop), Err(NotTaken::NobodyReads), "who is late hears it");
     }
 
     /// Panics when somebody else than the owner takes a turn.

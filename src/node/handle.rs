@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::backup::Backup;
 use super::changes::{Changes, Place};
-use super::desk::Inbox;
+use super::desk::{Inbox, NotTaken};
 use super::inbound::Landing;
 use super::scrub::{Order, ScrubError, Scrubbed};
 use super::work::{Answer, Compacted, Event, NotCompacted};
@@ -377,8 +377,8 @@ impl Handle {
         let (waiter, answer) = oneshot::channel();
         self.shared.inbox.try_send(Mail::Propose(waiter, payload)).map_err(
             |error| match error {
-                mpsc::error::TrySendError::Full(_) => WriteError::Overloaded,
-                mpsc::error::TrySendError::Closed(_) => WriteError::Draining,
+                NotTaken::Full => WriteError::Overloaded,
+                NotTaken::NobodyReads => WriteError::Draining,
             },
         )?;
         match timeout_at(deadline, answer).await {
@@ -412,8 +412,8 @@ impl Handle {
                 Mail::Read(waiter)
             };
             self.shared.inbox.try_send(mail).map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => ReadError::Overloaded,
-                mpsc::error::TrySendError::Closed(_) => ReadError::Draining,
+                NotTaken::Full => ReadError::Overloaded,
+                NotTaken::NobodyReads => ReadError::Draining,
             })?;
             match timeout_at(deadline, answer).await {
                 Ok(Ok(Answer::Readable)) => return Ok(self.stale_view()),

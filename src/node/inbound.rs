@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
 
 use super::departed::Watched;
 use super::handle::{Handle, Mail, PeerError};
+use super::pace::{DiskPace, Gentle};
 use super::work::{Answer, Arrived, Event};
 use crate::peers::{Incoming, IncomingError};
 use crate::raft::message::{Message, SnapshotMeta};
@@ -219,7 +220,8 @@ pub(super) struct Landing {
 
 impl Landing {
     /// For one snapshot at a time, in this file.
-    pub(super) fn at(path: PathBuf, pace: Arc<dyn Pace>) -> Arc<Mutex<Self>> {
+    pub(super) fn at(path: PathBuf, pace: &Arc<DiskPace>) -> Arc<Mutex<Self>> {
+        let pace = Arc::new(Gentle(Arc::clone(pace)));
         Arc::new(Mutex::new(Self { path, kept: None, pace }))
     }
 }

@@ -123,15 +123,13 @@ impl Node {
         let (applied_sender, applied) = watch::channel(core.applied().0);
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
         let (scrubs, orders) = std::sync::mpsc::channel();
-        let pace = Arc::new(pace::DiskPace::new());
-        let gentle = Arc::new(pace::Gentle(Arc::clone(&pace)));
         let scrubber = scrub::Scrubber {
             interval: config.storage.scrub_interval,
             rate: config.storage.scrub_rate,
             orders,
             busy: Arc::default(),
             outbox: outbox.clone(),
-            pace,
+            pace: Arc::new(pace::DiskPace::new()),
             metrics,
         };
         let recent = config.watch.recent;
@@ -149,7 +147,7 @@ impl Node {
                 draining: watch::Sender::new(false),
                 quota: config.storage.quota,
                 disk,
-                incoming: inbound::Landing::at(unfinished(&config.storage.db), gentle),
+                incoming: inbound::Landing::at(unfinished(&config.storage.db), &scrubber.pace),
                 map_max: config.storage.map_max,
                 stopping: watch::Sender::new(false),
                 scrubs: scrubs.clone(),

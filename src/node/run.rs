@@ -119,62 +119,8 @@ pub(super) fn start(
     shell: Shell,
     scrubber: Scrubber,
 ) -> Result<thread::JoinHandle<()>, StoreError> {
-    let (syncs, sync_queue) = std_mpsc::channel::<SyncJob>();
-    let (outbox, pace) = (shell.outbox.clone(), Arc::clone(&shell.pace));
-    spawn("sync", &shell.fatal, move || {
-        for job in sync_queue {
-            let done = Mail::Event(Event::Synced(job.run()?));
-            pace.log_synced();
-            if outbox.synced(done).is_err() {
-                break;
-            }
-        }
-        Ok(())
-    })?;
-    let (checkpoints, checkpoint_queue) = std_mpsc::channel::<CheckpointJob>();
-    let (outbox, pace) = (shell.outbox.clone(), Arc::clone(&shell.pace));
-    let measure = shell.measure.clone();
-    spawn("checkpoint", &shell.fatal, move || {
-        let clock = Clock::new();
-        for job in checkpoint_queue {
-            let start = clock.now().mono_us;
-            let done = match job.run_paced(&*pace) {
-                Ok(done) => done
-                    .map_or(Event::CheckpointGivenUp, |done| Event::Checkpointed(Box::new(done))),
-                // What it reads was read before, and may be had from others.
-                Err(error @ StoreError::Corrupt { .. }) => Event::CheckpointFailed(error),
-                Err(error) => return Err(error),
-            };
-            measure.checkpoint(clock.now().mono_us - start);
-            if outbox.blocking_send(Mail::Event(done)).is_err() {
-                break;
-            }
-        }
-        Ok(())
-    })?;
-    let (compactions, compaction_queue) = std_mpsc::channel::<Slow>();
-    let (outbox, pace) = (shell.outbox.clone(), Arc::clone(&shell.pace));
-    spawn("compact", &shell.fatal, move || {
-        for task in compaction_queue {
-            match task {
-                Slow::Spare(job) => {
-                    let done = job.run()?;
-                    pace.spare(done.is_made());
-                    if outbox.blocking_send(Mail::Event(Event::SpareMade(done))).is_err() {
-                        break;
-                    }
-                }
-                Slow::Compact(job) => {
-                    let done = Mail::Event(Event::Compacted(job.run(&*pace)?));
-                    if outbox.blocking_send(done).is_err() {
-                        break;
-                    }
-                }
-                Slow::Drop(garbage) => drop(garbage),
-            }
-        }
-        Ok(())
-    })?;
+    let (syncs, checkpoints, compactions) =
+        (spawn_sync(&shell)?, spawn_checkpoint(&shell)?, spawn_compact(&shell)?);
     spawn("scrub", &shell.fatal, move || {
         scrubber.run();
         Ok(())
@@ -201,6 +147,77 @@ pub(super) fn start(
         // Whoever panicked has said so.
         Ended::Panicked => Ok(()),
     })
+}
+
+/// The thread that makes the log durable.
+fn spawn_sync(shell: &Shell) -> Result<std_mpsc::Sender<SyncJob>, StoreError> {
+    let (syncs, sync_queue) = std_mpsc::channel::<SyncJob>();
+    let (outbox, pace) = (shell.outbox.clone(), Arc::clone(&shell.pace));
+    spawn("sync", &shell.fatal, move || {
+        for job in sync_queue {
+            let done = Mail::Event(Event::Synced(job.run()?));
+            pace.log_synced();
+            if outbox.synced(done).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(syncs)
+}
+
+/// The thread that writes checkpoints.
+fn spawn_checkpoint(shell: &Shell) -> Result<std_mpsc::Sender<CheckpointJob>, StoreError> {
+    let (checkpoints, checkpoint_queue) = std_mpsc::channel::<CheckpointJob>();
+    let (outbox, pace) = (shell.outbox.clone(), Arc::clone(&shell.pace));
+    let measure = shell.measure.clone();
+    spawn("checkpoint", &shell.fatal, move || {
+        let clock = Clock::new();
+        for job in checkpoint_queue {
+            let start = clock.now().mono_us;
+            let done = match job.run_paced(&*pace) {
+                Ok(done) => done
+                    .map_or(Event::CheckpointGivenUp, |done| Event::Checkpointed(Box::new(done))),
+                // What it reads was read before, and may be had from others.
+                Err(error @ StoreError::Corrupt { .. }) => Event::CheckpointFailed(error),
+                Err(error) => return Err(error),
+            };
+            measure.checkpoint(clock.now().mono_us - start);
+            if outbox.blocking_send(Mail::Event(done)).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(checkpoints)
+}
+
+/// The thread for what nobody waits for.
+fn spawn_compact(shell: &Shell) -> Result<std_mpsc::Sender<Slow>, StoreError> {
+    let (compactions, compaction_queue) = std_mpsc::channel::<Slow>();
+    let (outbox, pace) = (shell.outbox.clone(), Arc::clone(&shell.pace));
+    spawn("compact", &shell.fatal, move || {
+        for task in compaction_queue {
+            match task {
+                Slow::Spare(job) => {
+                    let done = job.run()?;
+                    pace.spare(done.is_made());
+                    if outbox.blocking_send(Mail::Event(Event::SpareMade(done))).is_err() {
+                        break;
+                    }
+                }
+                Slow::Compact(job) => {
+                    let done = Mail::Event(Event::Compacted(job.run(&*pace)?));
+                    if outbox.blocking_send(done).is_err() {
+                        break;
+                    }
+                }
+                Slow::Drop(garbage) => drop(garbage),
+            }
+        }
+        Ok(())
+    })?;
+    Ok(compactions)
 }
 
 /// What nobody waits for.
