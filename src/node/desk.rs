@@ -178,10 +178,18 @@ fn gathering(mail: &Mail) -> u8 {
     }
 }
 
+impl<T> Desk<T> {
+    fn wake_owner(&self) {
+        if let Some(owner) = self.owner.get() {
+            owner.unpark();
+        }
+    }
+}
+
 impl<T: TakesTurns> Desk<T> {
     /// Takes a turn if nobody does.
     fn visit(&self, seat: Seat) {
-        let _on_panic = WakesOwner(&self.owner);
+        let _on_panic = WakesOwner(self);
         self.left.store(true, Ordering::SeqCst);
         for _ in 0..VISITS {
             fence(Ordering::SeqCst);
@@ -222,12 +230,6 @@ impl<T: TakesTurns> Desk<T> {
         }
     }
 
-    fn wake_owner(&self) {
-        if let Some(owner) = self.owner.get() {
-            owner.unpark();
-        }
-    }
-
     fn own(&self, node: T, tick: Duration) -> Ended {
         // Set before the node is there, so that whoever finds it can wake us.
         drop(self.owner.set(thread::current()));
@@ -261,14 +263,12 @@ impl<T: TakesTurns> Desk<T> {
 }
 
 /// The node's own thread finds a desk at which somebody panicked, and ends.
-struct WakesOwner<'a>(&'a OnceLock<Thread>);
+struct WakesOwner<'a, T>(&'a Desk<T>);
 
-impl Drop for WakesOwner<'_> {
+impl<T> Drop for WakesOwner<'_, T> {
     fn drop(&mut self) {
-        if thread::panicking()
-            && let Some(owner) = self.0.get()
-        {
-            owner.unpark();
+        if thread::panicking() {
+            self.0.wake_owner();
         }
     }
 }
