@@ -289,6 +289,11 @@ impl<'a> Event<'a> {
     }
 }
 
+/// An event and its place, from a pair of the tree.
+pub(super) fn decode<'a>(place: &[u8], event: &'a [u8]) -> Result<(At, Event<'a>), StoreError> {
+    position(place).zip(Event::decode(event)).ok_or_else(|| damaged("event"))
+}
+
 /// The first event of a key after a place, if there is one, found from its newest.
 pub(super) fn first_after<'a>(
     key: &[u8],
@@ -385,8 +390,7 @@ impl<'a> History<'a> {
             while piece.len() < PIECE
                 && let Some((found, stored)) = scan.next()?
             {
-                let at = position(found).ok_or_else(|| damaged("event"))?;
-                piece.push((at, Event::decode(stored).ok_or_else(|| damaged("event"))?));
+                piece.push(decode(found, stored)?);
             }
             if piece.is_empty() {
                 return Ok((changes, None));
@@ -443,8 +447,8 @@ impl<'a> History<'a> {
     ) -> Result<(), StoreError> {
         let mut scan = self.scan_after(revision);
         while let Some((found, bytes)) = scan.next()? {
-            let at = position(found).ok_or_else(|| damaged("event"))?;
-            visit(at, Event::decode(bytes).ok_or_else(|| damaged("event"))?)?;
+            let (at, event) = decode(found, bytes)?;
+            visit(at, event)?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@
 use std::ops::Bound;
 
 use super::command::{Applied, Tidy};
-use super::history::{self, Event, Kind, Reason};
+use super::history::{self, Kind, Reason};
 use super::leases::damaged;
 use super::state::State;
 use crate::store::{Snapshot, StoreError, Tree};
@@ -83,8 +83,7 @@ impl State<'_, '_> {
     }
 
     fn drop_event(&mut self, place: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        let at = history::position(place).ok_or_else(|| damaged("event"))?;
-        let event = Event::decode(value).ok_or_else(|| damaged("event"))?;
+        let (at, event) = history::decode(place, value)?;
         self.unset(Tree::History, place, value)?;
         if event.kind == Kind::Delete {
             // Unless the key is back, or was removed once more.
