@@ -135,9 +135,8 @@ impl<P: Pace> Paced<P> {
     }
 
     /// The same, at another pace.
-    pub(super) fn at<Q: Pace>(self, pace: Q) -> Paced<Q> {
-        let Self { writer, pace: _, from, end, unsynced } = self;
-        Paced { writer, pace, from, end, unsynced }
+    pub(super) fn at(self, pace: P) -> Self {
+        Self { pace, ..self }
     }
 
     /// Does `work` until it does not fail for want of room.

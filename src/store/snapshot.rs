@@ -260,9 +260,7 @@ impl Receiver {
             let (bytes, left) = rest.split_at(len);
             rest = left;
             // As it is needed: to make the whole file at once would be one long writing.
-            if first + pages > self.out.writer.map().len() / PAGE as u64 {
-                self.out.grow((first + pages).next_multiple_of(GROW).min(meta.pages))?;
-            }
+            self.out.grow((first + pages).next_multiple_of(GROW).min(meta.pages))?;
             self.out.write(first, bytes)?;
         }
         self.next += 1;
