@@ -87,7 +87,26 @@ class Answers:
         return len(self.times)
 
 
-class Paced:
+class Child:
+    """A process of ours, started by whoever is one, that does not outlive its block."""
+
+    def output(self, what):
+        """All that it wrote, when it has ended as it should."""
+        out, _ = self.process.communicate()
+        if self.process.returncode:
+            raise SystemExit(f"{what} ended early")
+        return out
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+class Paced(Child):
     """PUTs by a process of its own: so many a second, or as fast as they are answered with a rate of 0."""
 
     def __init__(self, service, rate, connections=16, keys=1000, size=SIZE, count=0, below="paced"):
@@ -102,21 +121,10 @@ class Paced:
 
     def end(self):
         """The answers, when the last has come; ends a load that would go on."""
-        out, _ = self.process.communicate()
-        if self.process.returncode:
-            raise SystemExit("the steady load ended early")
-        head, _, rest = out.partition(b"\n")
+        head, _, rest = self.output("the steady load").partition(b"\n")
         said, flat = json.loads(head), array.array("d", rest)
         self.processor = said["processor"]
         return Answers(list(zip(flat[::2], flat[1::2])), said["errors"])
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
 
 
 def fill(service):

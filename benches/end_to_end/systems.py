@@ -17,7 +17,6 @@ import urllib.error
 import urllib.request
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-PAGE = os.sysconf("SC_PAGE_SIZE")
 TICK = os.sysconf("SC_CLK_TCK")
 # However slow the machine is: longer than that nothing takes.
 DEADLINE = 120

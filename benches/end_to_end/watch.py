@@ -8,7 +8,7 @@ import sys
 import urllib.parse
 
 from figures import middle, quantile, three
-from load import HERE, SIZE, Paced
+from load import HERE, SIZE, Child, Paced
 from systems import Etcd, Mmapd
 
 PATHS = {Mmapd.name: ("/v1/watch?prefix=watched/", "event: progress"),
@@ -17,7 +17,7 @@ PATHS = {Mmapd.name: ("/v1/watch?prefix=watched/", "event: progress"),
 FRESH = itertools.count()
 
 
-class Streams:
+class Streams(Child):
     """A process that follows many watches and counts what they tell."""
 
     def __init__(self, service, streams, changes):
@@ -31,18 +31,7 @@ class Streams:
             raise SystemExit(f"{service.name} does not serve {streams} watches")
 
     def end(self):
-        out, _ = self.process.communicate()
-        if self.process.returncode:
-            raise SystemExit("the watches ended early")
-        return json.loads(out)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        return json.loads(self.output("the watches"))
 
 
 class Burst:
