@@ -82,6 +82,7 @@ use layer::{Around, Routes, unmatched};
 /// What the pages of `/docs` may load: their own files, and images and styles within them.
 const DOCS_POLICY: &str = "default-src 'self'; img-src 'self' data:; \
     style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
+
 #[derive(OpenApi)]
 #[openapi(
     info(
