@@ -12,6 +12,23 @@ use crate::raft::types::LogId;
 use crate::store::StoreError;
 use crate::wire;
 
+/// Puts an order behind the others of its follower, as one with the last of them where it goes on
+/// there: one message for all that waited is one write and one sync on the other side. One that
+/// asks whether everything is there must not wait, and stays by itself.
+fn queue(orders: &mut Vec<Replicate>, order: Replicate) {
+    let has_entries = |order: &Replicate| order.upto > order.prev.index;
+    let goes_on = |older: &Replicate| {
+        older.term == order.term
+            && older.upto == order.prev.index
+            && has_entries(older)
+            && has_entries(&order)
+    };
+    match orders.iter_mut().rfind(|older| older.to == order.to) {
+        Some(older) if goes_on(older) => *older = Replicate { prev: older.prev, ..order },
+        Some(_) | None => orders.push(order),
+    }
+}
+
 impl<W> Core<W> {
     /// Writes what is staged, unless a sync is running.
     pub(super) fn write(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
@@ -84,7 +101,7 @@ impl<W> Core<W> {
             if !flows || !goes_on {
                 self.orders.retain(|older| older.to != order.to);
             }
-            self.orders.push(order);
+            queue(&mut self.orders, order);
         }
         for to in &effects.snapshots {
             self.windows.lost(*to);
@@ -144,5 +161,52 @@ impl<W> Core<W> {
         };
         let head = wire::encode(self.us, envelope, 0);
         Outgoing { to: envelope.to, way, head, frames: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::{Index, NodeId, Term};
+
+    /// Of term 1 for follower 1, with the commit index as its mark.
+    fn order(after: u64, upto: u64, commit: u64) -> Replicate {
+        Replicate {
+            to: NodeId(1),
+            prev: LogId { term: Term(1), index: Index(after) },
+            upto: Index(upto),
+            commit: Index(commit),
+            read_seq: commit,
+            term: Term(1),
+        }
+    }
+
+    fn queued(given: &[Replicate]) -> Vec<Replicate> {
+        let mut orders = Vec::new();
+        for order in given {
+            queue(&mut orders, *order);
+        }
+        orders
+    }
+
+    #[test]
+    fn orders_that_wait_become_one_message_for_each_follower() {
+        let other = |order| Replicate { to: NodeId(2), ..order };
+        let given = [order(4, 5, 1), other(order(4, 5, 1)), order(5, 9, 2), other(order(5, 9, 2))];
+        let all = Replicate { prev: order(4, 5, 1).prev, ..order(5, 9, 2) };
+        assert_eq!(queued(&given), [all, other(all)], "what was learned last is told");
+    }
+
+    #[test]
+    fn what_does_not_go_on_where_the_last_one_ended_stays_apart() {
+        let later_term = Replicate { term: Term(2), ..order(5, 9, 2) };
+        for given in [
+            [order(4, 5, 1), order(6, 9, 2)],
+            [order(4, 5, 1), later_term],
+            [order(4, 5, 1), order(5, 5, 2)],
+            [order(5, 5, 1), order(5, 9, 2)],
+        ] {
+            assert_eq!(queued(&given), given);
+        }
     }
 }
