@@ -129,11 +129,34 @@ impl<T: TakesTurns> Inbox<T> {
     /// For mail that is refused when the inbox is full.
     pub(super) fn try_send(&self, mail: Mail) -> Result<(), NotTaken> {
         let gathers = gathering(&mail);
+        self.put(mail)?;
+        self.brought(gathers);
+        Ok(())
+    }
+
+    fn put(&self, mail: Mail) -> Result<(), NotTaken> {
         self.sender.try_send(mail).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NotTaken::Full,
             mpsc::error::TrySendError::Closed(_) => NotTaken::NobodyReads,
-        })?;
-        self.brought(gathers);
+        })
+    }
+
+    /// As [`Inbox::try_send`], for what many tasks do at once: whoever else is ready to run
+    /// brings theirs first, and one turn takes all of it.
+    ///
+    /// Who is dropped meanwhile takes no turn. Nobody waits for that mail then, and it is found
+    /// by the next turn, after a tick at the latest.
+    pub(super) async fn bring(&self, mail: Mail) -> Result<(), NotTaken> {
+        let gathers = gathering(&mail);
+        self.put(mail)?;
+        if self.may_lie(gathers) {
+            return Ok(());
+        }
+        tokio::task::yield_now().await;
+        // Who takes mail out takes a turn.
+        if self.sender.capacity() < self.sender.max_capacity() {
+            self.brought(gathers);
+        }
         Ok(())
     }
 
@@ -153,13 +176,18 @@ impl<T: TakesTurns> Inbox<T> {
 
     /// Mail was put into the inbox.
     fn brought(&self, gathers: u8) {
+        if !self.may_lie(gathers) {
+            self.desk.visit(Seat::Guest);
+        }
+    }
+
+    /// May mail that was put into the inbox wait for a turn that others take?
+    fn may_lie(&self, gathers: u8) -> bool {
         // After the mail, before the look: see `stand_up`.
         fence(Ordering::SeqCst);
         let may_lie = self.desk.gathers.load(Ordering::SeqCst) & gathers != 0;
         // What gathers must not keep everybody else out.
-        if !may_lie || self.sender.capacity() < self.sender.max_capacity() / 2 {
-            self.desk.visit(Seat::Guest);
-        }
+        may_lie && self.sender.capacity() >= self.sender.max_capacity() / 2
     }
 
     /// Puts a node on the desk and takes its turns until it ends, one each `tick` at least: the
@@ -379,7 +407,11 @@ mod tests {
                         } else {
                             Mail::Propose(waiter, Bytes::new())
                         };
-                        inbox.send(mail).await.expect("the node is there");
+                        if request % 2 == 0 {
+                            inbox.bring(mail).await.expect("there is room");
+                        } else {
+                            inbox.send(mail).await.expect("the node is there");
+                        }
                         let answered = tokio::time::timeout(Duration::from_secs(60), answer).await;
                         answered.expect("its mail was overlooked").expect("it was dropped");
                     }

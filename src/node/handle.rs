@@ -375,12 +375,11 @@ impl Handle {
     /// Proposes to this node alone.
     async fn propose_here(&self, payload: Bytes, deadline: Instant) -> Result<Answer, WriteError> {
         let (waiter, answer) = oneshot::channel();
-        self.shared.inbox.try_send(Mail::Propose(waiter, payload)).map_err(
-            |error| match error {
-                NotTaken::Full => WriteError::Overloaded,
-                NotTaken::NobodyReads => WriteError::Draining,
-            },
-        )?;
+        let mail = Mail::Propose(waiter, payload);
+        self.shared.inbox.bring(mail).await.map_err(|error| match error {
+            NotTaken::Full => WriteError::Overloaded,
+            NotTaken::NobodyReads => WriteError::Draining,
+        })?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(WriteError::Unknown("the node stopped")),
@@ -411,7 +410,7 @@ impl Handle {
             } else {
                 Mail::Read(waiter)
             };
-            self.shared.inbox.try_send(mail).map_err(|error| match error {
+            self.shared.inbox.bring(mail).await.map_err(|error| match error {
                 NotTaken::Full => ReadError::Overloaded,
                 NotTaken::NobodyReads => ReadError::Draining,
             })?;
