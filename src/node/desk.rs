@@ -6,6 +6,9 @@
 //! the spot. If somebody sits there, the mail is left, and whoever gets up looks for it. Guests
 //! take one short turn; what takes longer, or is left, is for the node's own thread.
 //!
+//! A turn of a guest may bring the time forward when the owner has to take one: of an idle node
+//! that was not to be woken for each tick. Such a turn leaves work, so the owner wakes.
+//!
 //! No mail is overlooked: who brings it says so before looking at the desk, and who gets up
 //! looks for that after the desk is free. One of them sees the other.
 //!
@@ -16,7 +19,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -55,8 +58,8 @@ pub(super) enum Left {
 
 /// What lies on a desk: a node, or in tests what behaves like one.
 pub(super) trait TakesTurns {
-    /// One unit of logical time went by; the next turn hears of it.
-    fn tick(&mut self);
+    /// When the owner has to take a turn, whatever else happens.
+    fn due(&self) -> Instant;
     /// Takes a turn.
     fn take(&mut self, seat: Seat) -> Left;
     /// What may gather without a turn: [`COMMANDS`], [`READS`].
@@ -190,10 +193,10 @@ impl<T: TakesTurns> Inbox<T> {
         may_lie && self.sender.capacity() >= self.sender.max_capacity() / 2
     }
 
-    /// Puts a node on the desk and takes its turns until it ends, one each `tick` at least: the
-    /// body of its own thread.
-    pub(super) fn own(&self, turns: T, tick: Duration) -> Ended {
-        self.desk.own(turns, tick)
+    /// Puts a node on the desk and takes its turns until it ends, whenever one is due at least:
+    /// the body of its own thread.
+    pub(super) fn own(&self, turns: T) -> Ended {
+        self.desk.own(turns)
     }
 }
 
@@ -258,25 +261,19 @@ impl<T: TakesTurns> Desk<T> {
         }
     }
 
-    fn own(&self, node: T, tick: Duration) -> Ended {
+    fn own(&self, node: T) -> Ended {
         // Set before the node is there, so that whoever finds it can wake us.
         drop(self.owner.set(thread::current()));
         match self.turns.lock() {
             Ok(mut turns) => *turns = Some(node),
             Err(_) => return Ended::Panicked,
         }
-        let mut due = Instant::now() + tick;
         loop {
             let Ok(mut turns) = self.turns.lock() else { return Ended::Panicked };
             self.left.store(false, Ordering::SeqCst);
             let Some(at_work) = turns.as_mut() else { return Ended::Panicked };
-            let now = Instant::now();
-            if now >= due {
-                // Once, however much time went by.
-                at_work.tick();
-                due = now + tick;
-            }
             let left = at_work.take(Seat::Owner);
+            let due = at_work.due();
             if let Some(ended) = at_work.ended() {
                 // Drops the node with its end of the inbox: senders hear of it.
                 *turns = None;
@@ -304,6 +301,7 @@ impl<T> Drop for WakesOwner<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc as std_mpsc;
+    use std::time::Duration;
 
     use bytes::Bytes;
     use tokio::sync::oneshot;
@@ -326,7 +324,9 @@ mod tests {
     }
 
     impl TakesTurns for Toy {
-        fn tick(&mut self) {}
+        fn due(&self) -> Instant {
+            Instant::now() + NEVER
+        }
 
         fn take(&mut self, seat: Seat) -> Left {
             self.turns[seat as usize] += 1;
@@ -381,7 +381,7 @@ mod tests {
         };
         let owner = {
             let inbox = inbox.clone();
-            thread::spawn(move || inbox.own(toy, NEVER))
+            thread::spawn(move || inbox.own(toy))
         };
         let syncer = {
             let inbox = inbox.clone();
@@ -433,7 +433,9 @@ mod tests {
     );
 
     impl TakesTurns for Fragile {
-        fn tick(&mut self) {}
+        fn due(&self) -> Instant {
+            Instant::now() + NEVER
+        }
 
         fn take(&mut self, seat: Seat) -> Left {
             assert!(seat == Seat::Owner, "meant");
@@ -458,7 +460,7 @@ mod tests {
         let (inbox, receiver) = Inbox::<Fragile>::new(64);
         let owner = {
             let inbox = inbox.clone();
-            thread::spawn(move || inbox.own(Fragile(receiver), NEVER))
+            thread::spawn(move || inbox.own(Fragile(receiver)))
         };
         let guest = {
             let inbox = inbox.clone();

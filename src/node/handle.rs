@@ -140,7 +140,8 @@ pub struct MemberStatus {
     pub last_contact_ms: Option<u64>,
 }
 
-/// A picture of the node, published after each turn of its loop.
+/// A picture of the node: made anew when its role or leader changes, with each tick while things
+/// happen, and every few ticks otherwise.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
     /// This node's id.

@@ -84,8 +84,8 @@ impl Measure {
         self.peers.clone()
     }
 
-    /// After a turn.
-    pub(super) fn turn<W>(&mut self, core: &Core<W>, measured: &Measured, ticked: bool) {
+    /// After a turn; `gauges`: what is, besides what happened.
+    pub(super) fn turn<W>(&mut self, core: &Core<W>, measured: &Measured, gauges: bool) {
         let metrics = self.metrics;
         let raft = core.raft();
         let (role, leader) = (role_name(raft), raft.leader());
@@ -132,7 +132,7 @@ impl Measure {
         if measured.repaired > 0 {
             tracing::warn!(entries = measured.repaired, "damaged entries of the log are repaired");
         }
-        if ticked {
+        if gauges {
             self.gauges(core);
         }
     }

@@ -23,6 +23,7 @@ mod pace;
 pub mod restore;
 mod run;
 mod scrub;
+mod ticks;
 mod work;
 
 use std::sync::Arc;
@@ -77,7 +78,7 @@ const DIGEST_ENTRIES: u64 = 4096;
 /// The database file grows by this much at a time.
 const DB_GROW: u64 = 16 << 20;
 /// How often the kernel is asked how much of the maps is in memory.
-const RESIDENT_INTERVAL: Duration = Duration::from_secs(5);
+const RESIDENT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// A running node.
 #[derive(Debug)]

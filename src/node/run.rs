@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
@@ -29,6 +29,7 @@ use super::handle::{Mail, Status, Waiter};
 use super::measure::Measure;
 use super::pace::DiskPace;
 use super::scrub::{Order, Scrubber};
+use super::ticks::Ticks;
 use super::work::{Answer, Event, Garbage, Work};
 use crate::peers::{Peers, Shipped};
 use crate::raft::types::NodeId;
@@ -136,12 +137,12 @@ pub(super) fn start(
         clock: Clock::new(),
         mail: Vec::with_capacity(TURN_MAX),
         work: Work::default(),
-        ticked: false,
+        ticks: Ticks::new(tick, Instant::now()),
         stopping: false,
         ended: None,
     };
     turns.follow_members();
-    spawn("node", &fatal, move || match desk.own(turns, tick) {
+    spawn("node", &fatal, move || match desk.own(turns) {
         Ended::Stopped => Ok(()),
         Ended::Failed(error) => Err(error),
         // Whoever panicked has said so.
@@ -240,8 +241,7 @@ pub(super) struct Turns {
     /// Empty between turns.
     mail: Vec<Mail>,
     work: Work<Waiter>,
-    /// Time went by since the last turn.
-    ticked: bool,
+    ticks: Ticks,
     stopping: bool,
     /// No turn is taken any more.
     ended: Option<Ended>,
@@ -265,8 +265,8 @@ impl std::fmt::Debug for Turns {
 }
 
 impl TakesTurns for Turns {
-    fn tick(&mut self) {
-        self.ticked = true;
+    fn due(&self) -> Instant {
+        self.ticks.due()
     }
 
     /// A failure of the store is the end; the node's own thread tells of it.
@@ -308,9 +308,10 @@ impl Turns {
             mail.push(item);
         }
         let full = mail.len() == TURN_MAX;
+        let passed = self.ticks.passed(Instant::now(), seat);
+        mail.iter().for_each(|item| self.ticks.heard(item));
         self.core.set_now(self.clock.now());
-        let ticked = std::mem::take(&mut self.ticked);
-        if self.let_happen(ticked, &mut mail, &mut work)? {
+        if self.let_happen(passed, &mut mail, &mut work)? {
             self.stopping = true;
             self.shell.pace.end();
             drop(self.shell.scrubs.send(Order::End));
@@ -331,16 +332,21 @@ impl Turns {
             self.shell.applied.send_if_modified(tell);
             self.hand_out(&mut work);
         }
-        self.shell.measure.turn(&self.core, &work.measured, ticked);
+        if work.measured.applied > 0 {
+            self.ticks.news(); // also where a heartbeat told what is committed
+        }
+        let is_due = self.ticks.picture(passed);
+        self.shell.measure.turn(&self.core, &work.measured, is_due);
         work.measured = super::work::Measured::default();
-        self.publish(ticked);
+        self.publish(is_due);
         let left = match (work.again, full) {
             (true, _) => Left::Work,
             (false, true) => Left::Mail,
             (false, false) => Left::Nothing,
         };
         (self.mail, self.work) = (mail, work);
-        if self.stopping && seat != Seat::Owner {
+        let wakes_owner = self.ticks.plan(seat, || self.core.quiet_ticks());
+        if wakes_owner || self.stopping && seat != Seat::Owner {
             return Ok(Left::Work);
         }
         if self.stopping && self.core.is_idle() {
@@ -351,15 +357,18 @@ impl Turns {
     }
 
     /// Lets the mail of one turn happen: peers first, so that after a pause the leader is
-    /// heard before the election time-out is; then time, once, however much went by; then
-    /// clients, all of them as one proposal.
+    /// heard before the election time-out is; then time; then clients, all of them as one
+    /// proposal. Of several ticks only the last leads to anything, so the others come first.
     fn let_happen(
         &mut self,
-        ticked: bool,
+        ticks: u32,
         mail: &mut Vec<Mail>,
         work: &mut Work<Waiter>,
     ) -> Result<bool, StoreError> {
         let mut stop = false;
+        for _ in 1..ticks {
+            self.core.handle(Event::Tick, work)?;
+        }
         let (mut proposals, mut reads, mut lease_reads) = (Vec::new(), Vec::new(), Vec::new());
         for item in mail.drain(..) {
             match item {
@@ -374,7 +383,7 @@ impl Turns {
                 Mail::Stop => stop = true,
             }
         }
-        if ticked {
+        if ticks > 0 {
             self.core.handle(Event::Tick, work)?;
         }
         if !proposals.is_empty() {
@@ -450,13 +459,14 @@ impl Turns {
         }
     }
 
-    fn publish(&mut self, ticked: bool) {
+    /// Gives others a new picture of the node, when one is due or its role or leader changed.
+    fn publish(&mut self, is_due: bool) {
         let old = self.shell.status.borrow().clone();
         let raft = self.core.raft();
         let changed = old.term != raft.term().0
             || old.leader != raft.leader().map(|leader| leader.0)
             || old.role != super::measure::role_name(raft);
-        if !changed && !ticked {
+        if !changed && !is_due {
             return;
         }
         let mut status = self.shell.measure.status(&self.core, self.clock.now().mono_us);

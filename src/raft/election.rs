@@ -20,19 +20,21 @@ use super::{Ballots, Raft, Role};
 impl Raft {
     pub(super) fn tick_election(&mut self, out: &mut Effects) {
         self.elapsed += 1;
-        let voters = &self.members.current();
-        let is_alone = voters.voters == [self.config.id] && voters.outgoing.is_empty();
         let is_campaigning = matches!(self.role, Role::Candidate { .. });
-        if self.elapsed >= self.timeout || (is_alone && !is_campaigning) {
+        if self.elapsed >= self.timeout || (self.is_alone() && !is_campaigning) {
             self.campaign(out);
         }
     }
 
+    /// Is it the only voter? Then it waits for nobody.
+    pub(super) fn is_alone(&self) -> bool {
+        let config = self.members.current();
+        config.voters == [self.config.id] && config.outgoing.is_empty()
+    }
+
     /// The election time-out passed.
     pub(super) fn campaign(&mut self, out: &mut Effects) {
-        let (config, own) = (self.members.current(), self.config.id);
-        let is_alone = config.voters == [own] && config.outgoing.is_empty();
-        if self.is_leader() || (self.is_promised() && !is_alone) {
+        if self.is_leader() || (self.is_promised() && !self.is_alone()) {
             return;
         }
         if self.is_promotable() {

@@ -8,6 +8,9 @@
 //! shows in what they committed meanwhile: when all disks are slow nobody would do better,
 //! and leadership would go round in circles.
 //!
+//! *Nothing to do.* An idle node that is woken for every tick costs more than all that it does
+//! then. The protocol says how many of the next ticks only make it older.
+//!
 //! Whoever's disk is stalled does not campaign: it could not keep its own vote. A follower
 //! does nothing else about it; its answers lag, and the others do not need them.
 //!
@@ -24,6 +27,33 @@ impl Raft {
     /// Does the oldest write wait longer for the disk than a follower for its leader?
     pub(super) fn is_disk_stalled(&self) -> bool {
         self.ledger.oldest_age() >= self.config.election_ticks
+    }
+
+    /// So many of the next ticks say nothing to anybody and decide nothing, if nothing else
+    /// happens before them: they may be told late, and all at once. 0 when in doubt.
+    #[must_use]
+    pub fn quiet_ticks(&self) -> u32 {
+        if self.ledger.oldest_last().is_some() || self.asking.is_waiting() {
+            return 0;
+        }
+        match &self.role {
+            Role::Follower { leader: Some(_) } if !self.is_alone() => {
+                self.timeout.saturating_sub(self.elapsed).saturating_sub(1)
+            }
+            Role::Follower { .. } | Role::PreCandidate { .. } | Role::Candidate { .. } => 0,
+            Role::Leader(leader) => {
+                let next = leader.ticks_to_heartbeat(self.config.heartbeat_ticks);
+                // What is decided by how long somebody was silent is not near.
+                let is_calm = leader.progress.values().all(|progress| {
+                    progress.told_commit >= self.commit.min(progress.matched)
+                        && progress.silent_ticks + next < self.config.election_ticks
+                });
+                let is_changing = leader.transfer.is_some()
+                    || !leader.leaving.is_empty()
+                    || !self.members.current().promote.is_empty();
+                if is_calm && !is_changing { next.saturating_sub(1) } else { 0 }
+            }
+        }
     }
 
     /// A leader that its own disk holds up gives way to one that can work.

@@ -69,6 +69,11 @@ impl Asking {
     pub(super) fn new(first_id: u64) -> Self {
         Self { next_id: first_id, id: None, silent_ticks: 0, covered: 0, reads: Vec::new() }
     }
+
+    /// Do reads of this follower wait for the leader's answer?
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.reads.is_empty()
+    }
 }
 
 /// Leading.

@@ -39,6 +39,13 @@ pub(super) struct Leader {
     uncommitted: Uncommitted,
 }
 
+impl Leader {
+    /// Heartbeats leave with that tick from now, if they leave each so many.
+    pub(super) fn ticks_to_heartbeat(&self, interval: u32) -> u32 {
+        interval.saturating_sub(self.heartbeat_elapsed)
+    }
+}
+
 /// Payload bytes that wait for commit, by the last index of each proposal.
 #[derive(Debug, Default)]
 struct Uncommitted {

@@ -100,6 +100,19 @@ impl<W> Core<W> {
         alarms.into_iter().filter(|(_, raised)| *raised).map(|(name, _)| name).collect()
     }
 
+    /// So many of the next ticks send nothing and decide nothing, if nothing else happens before
+    /// them. What else waits for a tick - a checkpoint after a while, the end of a key - may wait
+    /// as long as that. 0: something goes on, or is wrong.
+    pub fn quiet_ticks(&self) -> u32 {
+        let is_busy = self.syncing
+            || self.checkpointing
+            || self.compacting.is_some()
+            || self.arrived.is_some()
+            || self.can_apply();
+        let is_ill = self.health.stateless || self.health.rewrite_db || !self.alarms().is_empty();
+        if is_busy || is_ill { 0 } else { self.raft.quiet_ticks() }
+    }
+
     /// Repairs what can be repaired now, and tells the protocol what is still missing. Once a
     /// turn, before anything else.
     pub(super) fn heal(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {

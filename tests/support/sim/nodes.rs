@@ -191,7 +191,16 @@ impl Sim {
         let now = Now { wall_ms, mono_us: self.now };
         let Some(core) = self.nodes[node].core.as_mut() else { return Ok(()) };
         core.set_now(now);
+        let is_quiet = matches!(event, Some(Event::Tick)) && core.quiet_ticks() > 0;
+        let before = (core.raft().role(), core.raft().term());
         let mut result = event.map_or(Ok(()), |event| core.handle(event, &mut work));
+        let after = (core.raft().role(), core.raft().term());
+        if is_quiet && !(work.packets.is_empty() && before == after) {
+            let id = self.nodes[node].id;
+            return Err(Violation(format!(
+                "{id} called a tick quiet, and {before:?} did something"
+            )));
+        }
         result = result.and_then(|()| match half {
             Half::First => core.begin_turn(&mut work),
             Half::Second => core.end_turn(&mut work),
