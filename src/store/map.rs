@@ -190,15 +190,56 @@ pub fn name_faults() {
 /// Addresses from the operating system.
 #[cfg(not(miri))]
 mod raw {
-    use memmap2::{Advice, MmapOptions, MmapRaw};
+    use std::os::unix::fs::MetadataExt;
+
+    use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
     use super::{File, faults, io};
+
+    /// Bytes of a map that are let go at a time when it ends.
+    const PIECE: usize = 2 << 20;
 
     #[derive(Debug)]
     pub(super) struct Raw {
         /// Forgotten before the addresses are given back.
         _noted: Option<faults::Noted>,
         map: MmapRaw,
+        /// What is mapped, if it is a file: tells how much of the map can have pages.
+        file: Option<File>,
+    }
+
+    impl Drop for Raw {
+        /// Lets go of pages, and of the blocks of a file that has no name any more, a piece at a
+        /// time. All of it at once takes the kernel some ten milliseconds for each hundred
+        /// megabytes, in which it lets nobody change this process's maps, or files on that
+        /// file system: a write to the log would wait for the end of an old database.
+        fn drop(&mut self) {
+            let Some((file, data)) =
+                self.file.as_ref().and_then(|it| Some((it, it.metadata().ok()?)))
+            else {
+                return;
+            };
+            let len =
+                usize::try_from(data.len()).map_or(self.map.len(), |len| len.min(self.map.len()));
+            for at in (0..len).step_by(PIECE) {
+                let piece = PIECE.min(len - at);
+                // SAFETY: nothing is lost by it, since the map is shared and read-only: what is in
+                // the file, or on its way to it, stays in the page cache. Nobody sees the
+                // addresses meanwhile, whose owner is being dropped.
+                let done = unsafe {
+                    self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, at, piece)
+                };
+                if done.is_err() {
+                    break; // then it takes as long as it takes
+                }
+            }
+            if data.nlink() == 0 {
+                let pieces = (1..data.len().div_ceil(PIECE as u64)).rev();
+                // Nobody else reads it: a file is mapped once, and a database that a daemon uses is
+                // locked. One that cannot be cut was opened for reading, and ends all the same.
+                drop(pieces.map(|piece| file.set_len(piece * PIECE as u64)).find(Result::is_err));
+            }
+        }
     }
 
     impl Raw {
@@ -206,12 +247,12 @@ mod raw {
             let map = MmapOptions::new().len(len).map_raw_read_only(file)?;
             map.advise(Advice::DontDump)?;
             let noted = faults::note(map.as_ptr().addr(), len, name);
-            Ok(Self { map, _noted: Some(noted) })
+            Ok(Self { map, _noted: Some(noted), file: Some(file.try_clone()?) })
         }
 
         pub(super) fn anonymous(len: usize) -> io::Result<Self> {
             let map = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
-            Ok(Self { map: MmapRaw::from(map), _noted: None })
+            Ok(Self { map: MmapRaw::from(map), _noted: None, file: None })
         }
 
         pub(super) fn flush(&self, offset: usize, len: usize) -> io::Result<()> {
