@@ -19,8 +19,8 @@ use super::map::{FileWriter, PAGE};
 /// Largest single write.
 pub(super) const WRITE: usize = 1 << 20;
 /// Bytes after which a range is made durable while others use the disk, so that no sync has much
-/// to do.
-pub const SYNC_EVERY: u64 = 4 << 20;
+/// to do: a millisecond or so, where nodes of one machine may do it at the same time.
+pub const SYNC_EVERY: u64 = 512 << 10;
 
 /// How a long writing behaves towards others. The shell has one that watches the log's syncs
 /// and knows about the shutdown; simulators and tests have [`Unpaced`].
@@ -28,7 +28,7 @@ pub trait Pace: Send + Sync + fmt::Debug {
     /// A piece was written or synced, which took so long: rest as long as is right.
     fn rest(&self, took: Duration);
 
-    /// Bytes after which a range is made durable. With nobody to mind, one sync at the end is the
+    /// Bytes, whole pages, after which a range is made durable. With nobody to mind, one sync at the end is the
     /// fastest: the disk is never waited for while there is something to write.
     fn sync_every(&self) -> u64;
 
@@ -162,10 +162,11 @@ impl<P: Pace> Paced<P> {
 
     /// Makes the file at least so many pages long.
     pub(super) fn grow(&mut self, pages: u64) -> Result<(), StoreError> {
-        let start = Instant::now();
         let len = pages * PAGE as u64;
-        if self.writer.map().len() < len {
-            self.patiently(|writer| writer.grow(len))?;
+        while self.writer.map().len() < len {
+            let start = Instant::now();
+            let step = self.writer.map().len().saturating_add(self.pace.sync_every()).min(len);
+            self.patiently(|writer| writer.grow(step))?;
             self.pace.rest(start.elapsed());
         }
         Ok(())
@@ -173,9 +174,10 @@ impl<P: Pace> Paced<P> {
 
     /// Writes pages, a piece at a time.
     pub(super) fn write(&mut self, page: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        for (piece, bytes) in (0..).zip(bytes.chunks(WRITE)) {
+        let piece_len = usize::try_from(self.pace.sync_every()).unwrap_or(WRITE).min(WRITE);
+        for (piece, bytes) in (0..).zip(bytes.chunks(piece_len)) {
             let start = Instant::now();
-            let page = page + piece * (WRITE / PAGE) as u64;
+            let page = page + piece * (piece_len / PAGE) as u64;
             self.patiently(|writer| writer.write(page, bytes))?;
             self.from = self.from.min(page);
             self.end = self.end.max(page + bytes.len().div_ceil(PAGE) as u64);
@@ -186,7 +188,7 @@ impl<P: Pace> Paced<P> {
                 self.writer.sync(at, self.end * PAGE as u64 - at)?;
                 (self.from, self.end, self.unsynced) = (u64::MAX, 0, 0);
             }
-            if is_synced || bytes.len() >= WRITE / 2 {
+            if is_synced || bytes.len() >= piece_len / 2 {
                 self.pace.rest(start.elapsed());
             }
         }
