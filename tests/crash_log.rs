@@ -17,7 +17,7 @@ use mmapd::raft::types::{EntryKind, HardState, Index, LogId, NodeId, Term};
 use mmapd::store::disk::{Disk, LinuxDisk};
 use mmapd::store::frame;
 use mmapd::store::simdisk::{Rng, SimDisk, Survival};
-use mmapd::store::{Identity, Log, LogOptions, PendingInstall, Recovered, StoreError};
+use mmapd::store::{Identity, Log, LogOptions, PendingInstall, Recovered, StoreError, Unpaced};
 
 const IDENTITY: Identity = Identity { cluster: 7, node: NodeId(1), incarnation: 3 };
 const SEGMENT: u64 = 16 << 10;
@@ -247,7 +247,7 @@ impl Run {
             }
             Step::Spare => {
                 while let Some(job) = self.log().spare_wanted() {
-                    let done = job.run()?;
+                    let done = job.run(&Unpaced)?;
                     self.log().spare_ready(done);
                 }
             }

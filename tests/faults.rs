@@ -261,7 +261,7 @@ impl Alone {
             }
             self.answers.extend(std::mem::take(&mut work.answers));
             if let Some(job) = work.spare {
-                events.push(Event::SpareMade(job.run()?));
+                events.push(Event::SpareMade(job.run(&Unpaced)?));
             }
             if let Some(job) = work.compaction {
                 events.push(Event::Compacted(job.run(&Unpaced)?));

@@ -201,7 +201,7 @@ fn spawn_compact(shell: &Shell) -> Result<std_mpsc::Sender<Slow>, StoreError> {
         for task in compaction_queue {
             match task {
                 Slow::Spare(job) => {
-                    let done = job.run()?;
+                    let done = job.run(&*pace)?;
                     pace.spare(done.is_made());
                     if outbox.blocking_send(Mail::Event(Event::SpareMade(done))).is_err() {
                         break;

@@ -177,11 +177,11 @@ pub trait Region: Send + Sync + fmt::Debug {
 /// # Errors
 /// `Io`.
 pub fn grow_with_zeros(region: &dyn Region, len: u64) -> Result<(), StoreError> {
-    const CHUNK: usize = 1 << 20;
-    let zeros = vec![0; CHUNK];
+    const CHUNK: u64 = 1 << 20;
+    let zeros = vec![0; usize::try_from(CHUNK.min(len)).expect("it is small")];
     let mut at = region.len();
     while at < len {
-        let step = usize::try_from(len - at).map_or(CHUNK, |left| left.min(CHUNK));
+        let step = usize::try_from(len - at).map_or(zeros.len(), |left| left.min(zeros.len()));
         region.write_at(at, &zeros[..step])?;
         at += step as u64;
     }

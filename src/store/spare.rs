@@ -7,11 +7,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::disk::{Disk, FileKind, grow_with_zeros};
 use super::error::{StoreError, is_no_space};
 use super::log::Log;
 use super::map::AppendMap;
+use super::pace::Pace;
 use super::segment::{SegmentHeader, path_of};
 
 /// Spares that are kept.
@@ -58,24 +60,30 @@ impl SpareDone {
 }
 
 impl SpareJob {
-    /// Writes the zeros and waits for the disk.
+    /// Writes the zeros, at a pace, and waits for the disk. Not for room: who wants the spare
+    /// hears that there is none.
     ///
     /// # Errors
     /// `Io`, but for want of room.
-    pub fn run(self) -> Result<SpareDone, StoreError> {
+    pub fn run(self, pace: &dyn Pace) -> Result<SpareDone, StoreError> {
         let draft = self.path.with_extension("tmp");
         let dir = super::disk::parent(&self.path);
         let region = match self.disk.create(&draft, FileKind::Log, self.len) {
             Err(error) if is_no_space(&error) => return Ok(SpareDone { made: None }),
             created => created?,
         };
-        if let Err(error) = grow_with_zeros(&*region, self.len) {
-            if !is_no_space(&error) {
-                return Err(error);
+        while region.len() < self.len {
+            let start = Instant::now();
+            let step = region.len().saturating_add(pace.sync_every()).min(self.len);
+            match grow_with_zeros(&*region, step) {
+                Err(error) if is_no_space(&error) => {
+                    drop(region);
+                    self.disk.remove(&draft)?;
+                    return Ok(SpareDone { made: None });
+                }
+                grown => grown?,
             }
-            drop(region);
-            self.disk.remove(&draft)?;
-            return Ok(SpareDone { made: None });
+            pace.rest(start.elapsed());
         }
         drop(region);
         self.disk.rename(&draft, &self.path)?;

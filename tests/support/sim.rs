@@ -634,7 +634,7 @@ impl Sim {
                 if !self.lives(node, life) {
                     return Ok(());
                 }
-                match job.run() {
+                match job.run(&Unpaced) {
                     Ok(done) => self.event(node, Event::SpareMade(done)),
                     Err(error) => self.failed(node, &error),
                 }
