@@ -7,6 +7,9 @@ use super::reader::Places;
 use super::segment::path_of;
 use crate::raft::types::{Index, LogId};
 
+/// Length of the segment that a log continues with after a snapshot.
+const FIRST_SEGMENT: u64 = 1 << 20;
+
 impl Log {
     /// Drops segments all of whose entries have an index of at most `upto`; returns the new
     /// entry before the first when something was dropped.
@@ -63,7 +66,9 @@ impl Log {
         self.written = base;
         self.mark_staged = false;
         self.count_damaged();
-        self.begin_segment(base, Some(chain), self.options.segment_bytes, true)?;
+        // Short: whoever waits for the log waits for its zeros. A spare is made meanwhile.
+        let len = self.options.segment_bytes.min(FIRST_SEGMENT);
+        self.begin_segment(base, Some(chain), len, true)?;
         self.synced = self.position();
         self.unproven = self.synced;
         self.proven = self.synced;

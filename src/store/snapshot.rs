@@ -307,7 +307,7 @@ impl Receiver {
         drop(out);
         // Opened anew: what was written is readable only after its writer is gone.
         verify(&*disk, &path, &meta)?;
-        let region = disk.open(&path, FileKind::Db, meta.pages * PAGE as u64)?;
+        let region = disk.open_proven(&path, FileKind::Db, meta.pages * PAGE as u64)?;
         let vanished = || super::tree::corrupt(&path.display().to_string(), 0, "vanished");
         let mut writer = PageMap::open(region.ok_or_else(vanished)?, std::iter::empty());
         writer.write(meta.slot(), &meta.encode())?;
@@ -321,7 +321,9 @@ impl Receiver {
 fn verify(disk: &dyn Disk, path: &Path, meta: &Meta) -> Result<(), StoreError> {
     let name = path.display().to_string();
     let wrong = |page, why| super::tree::corrupt(&name, page, why);
-    let region = disk.open(path, FileKind::Db, meta.pages * PAGE as u64)?;
+    // A sync of it succeeded just now. To read all of it from the disk once more would keep that
+    // from others, clients' writes among them; what it holds is looked at by the scrubber.
+    let region = disk.open_proven(path, FileKind::Db, meta.pages * PAGE as u64)?;
     let region = region.ok_or_else(|| wrong(0, "vanished"))?;
     let run = meta.bitmap;
     let end = run.page.checked_add(run.pages).filter(|end| *end <= meta.pages);
