@@ -23,6 +23,12 @@ use crate::store::db::discard;
 use crate::store::pace::{Impatient, Pace};
 use crate::store::{Db, Disk, LogReader, StoreError, is_no_space};
 
+/// Entries that may be left to the turn that puts the copy in the place of the database.
+const LEFT_TO_SWAP: u64 = 64;
+/// Batches that the job applies at last to come that near. Under a load that applies as fast
+/// as the job does it would come no nearer.
+const LAST_BATCHES: u32 = 16;
+
 /// The compaction that is under way.
 #[derive(Debug)]
 pub(super) struct Compacting<W> {
@@ -83,27 +89,52 @@ impl CompactionJob {
 
     /// `None`: the log does not have the entries any more.
     fn copy(self, pace: &dyn Pace) -> Result<Option<Db>, StoreError> {
-        let mut copy = self.copying.run(pace)?;
+        let Self { copying, log, applied, dirty_max, disk: _ } = self;
+        let mut copy = copying.run(pace)?;
+        let missing = |copy: &Db| {
+            applied.load(Ordering::Acquire).saturating_sub(copy.state().applied.index.0)
+        };
         loop {
-            let at = copy.state().applied.index.0;
-            let applied = self.applied.load(Ordering::Acquire);
-            if applied <= at + APPLY_MAX {
+            let left = missing(&copy);
+            if left <= APPLY_MAX {
                 break;
             }
-            if apply_batch(&mut copy, &self.log, Index(applied.min(at + APPLY_BATCH)))?.is_none() {
+            if !follow(&mut copy, &log, left, pace)? {
                 return Ok(None);
             }
-            if pace.is_ending() {
-                return Err(StoreError::Ended);
-            }
-            if copy.dirty_bytes() >= self.dirty_max {
+            if copy.dirty_bytes() >= dirty_max {
                 checkpoint(&mut copy, pace)?;
             }
         }
-        // The node's thread shall find nothing but the rest to do.
+        // Whoever takes the turn that swaps the two shall find nothing but the rest to do: clients
+        // wait for it. What comes during the checkpoint stays in memory.
         checkpoint(&mut copy, pace)?;
+        for _ in 0..LAST_BATCHES {
+            let left = missing(&copy);
+            if left <= LEFT_TO_SWAP {
+                break;
+            }
+            if !follow(&mut copy, &log, left, pace)? {
+                return Ok(None);
+            }
+        }
         Ok(Some(copy))
     }
+}
+
+/// Applies the next batch of so many entries that are missing; `false`: the log does not have
+/// them any more.
+fn follow(
+    copy: &mut Db,
+    log: &LogReader,
+    missing: u64,
+    pace: &dyn Pace,
+) -> Result<bool, StoreError> {
+    if pace.is_ending() {
+        return Err(StoreError::Ended);
+    }
+    let upto = copy.state().applied.index.0 + missing.min(APPLY_BATCH);
+    Ok(apply_batch(copy, log, Index(upto))?.is_some())
 }
 
 fn checkpoint(copy: &mut Db, pace: &dyn Pace) -> Result<(), StoreError> {
