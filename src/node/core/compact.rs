@@ -25,6 +25,8 @@ use crate::store::{Db, Disk, LogReader, StoreError, is_no_space};
 
 /// Entries that may be left to the turn that puts the copy in the place of the database.
 const LEFT_TO_SWAP: u64 = 64;
+/// Entries that such a turn applies to the copy, if it does not apply more to the database.
+const SWAP_SLICE: u64 = 128;
 /// Batches that the job applies at last to come that near. Under a load that applies as fast
 /// as the job does it would come no nearer.
 const LAST_BATCHES: u32 = 16;
@@ -231,10 +233,11 @@ impl<W> Core<W> {
         }
     }
 
-    /// Applies to the copy what is missing, twice as much as a turn applies here, and puts
-    /// it in the place of the database when nothing is.
+    /// Applies to the copy what is missing, a little, or twice as much as this turn applied here,
+    /// and puts it in the place of the database when nothing is. Also while a checkpoint keeps
+    /// the database: what comes in those seconds would be more than a turn may take.
     pub(super) fn swap_compacted(&mut self, work: &mut Work<W>) -> Result<(), StoreError> {
-        if !self.is_swapping() || self.checkpointing || self.arrived.is_some() {
+        if !self.is_swapping() || self.arrived.is_some() {
             return Ok(());
         }
         let Some(mut compacting) = self.compacting.take() else { return Ok(()) };
@@ -245,13 +248,14 @@ impl<W> Core<W> {
         let refusal = if gone {
             Some(NotCompacted::Superseded)
         } else {
-            let upto = self.applied.0.min(copy.state().applied.index.0 + 2 * APPLY_MAX);
+            let most = SWAP_SLICE.max(2 * work.measured.applied);
+            let upto = self.applied.0.min(copy.state().applied.index.0 + most);
             while copy.state().applied.index.0 < upto {
                 let next = upto.min(copy.state().applied.index.0 + APPLY_BATCH);
                 apply_batch(&mut copy, &self.reader, Index(next))?
                     .ok_or_else(|| super::apply::unreadable(copy.state().applied.index.next()))?;
             }
-            if upto < self.applied.0 {
+            if upto < self.applied.0 || self.checkpointing {
                 compacting.copy = Some(copy);
                 self.compacting = Some(compacting);
                 return Ok(());
