@@ -94,13 +94,17 @@ impl Pace for Unpaced {
     }
 }
 
-/// Another pace, but for room: work that takes space itself does not wait for it.
+/// Another pace, but for room: work that takes space itself does not wait for it. Nobody waits
+/// for that work either, so it rests several times as long.
 #[derive(Debug)]
 pub struct Impatient<'a>(pub &'a dyn Pace);
 
+/// Rests of what nobody waits for, to those of the pace.
+const LONGER: u32 = 3;
+
 impl Pace for Impatient<'_> {
     fn rest(&self, took: Duration) {
-        self.0.rest(took);
+        self.0.rest(took.saturating_mul(LONGER));
     }
 
     fn sync_every(&self) -> u64 {
