@@ -16,7 +16,7 @@ use mmapd::raft::planted::Planted;
 use sim::{Lie, Plan, Report, Sim};
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 100;
 /// Seeds in which a planted bug must show.
 const ENOUGH: u64 = 300;
 
