@@ -50,7 +50,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 
 /// Blocks of `unsafe`, all in this file. To add one, change the number, in review.
 const UNSAFE_FILE: &str = "src/store/map.rs";
-const UNSAFE_BLOCKS: usize = 12;
+const UNSAFE_BLOCKS: usize = 13;
 
 /// Lines of code in one file, without comments, blank lines and tests.
 const CODE_MAX: usize = 500;

@@ -190,14 +190,10 @@ pub fn name_faults() {
 /// Addresses from the operating system.
 #[cfg(not(miri))]
 mod raw {
-    use std::os::unix::fs::MetadataExt;
-
     use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
+    use super::super::ending::let_go;
     use super::{File, faults, io};
-
-    /// Bytes of a map that are let go at a time when it ends.
-    const PIECE: usize = 2 << 20;
 
     #[derive(Debug)]
     pub(super) struct Raw {
@@ -209,36 +205,15 @@ mod raw {
     }
 
     impl Drop for Raw {
-        /// Lets go of pages, and of the blocks of a file that has no name any more, a piece at a
-        /// time. All of it at once takes the kernel some ten milliseconds for each hundred
-        /// megabytes, in which it lets nobody change this process's maps, or files on that
-        /// file system: a write to the log would wait for the end of an old database.
         fn drop(&mut self) {
-            let Some((file, data)) =
-                self.file.as_ref().and_then(|it| Some((it, it.metadata().ok()?)))
-            else {
-                return;
+            let Some(file) = &self.file else { return };
+            // SAFETY: nothing is lost by it, since the map is shared and read-only: what is in the
+            // file, or on its way to it, stays in the page cache. Nobody sees the addresses
+            // meanwhile, whose owner is being dropped.
+            let unmap = |at, len| unsafe {
+                self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, at, len)
             };
-            let len =
-                usize::try_from(data.len()).map_or(self.map.len(), |len| len.min(self.map.len()));
-            for at in (0..len).step_by(PIECE) {
-                let piece = PIECE.min(len - at);
-                // SAFETY: nothing is lost by it, since the map is shared and read-only: what is in
-                // the file, or on its way to it, stays in the page cache. Nobody sees the
-                // addresses meanwhile, whose owner is being dropped.
-                let done = unsafe {
-                    self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, at, piece)
-                };
-                if done.is_err() {
-                    break; // then it takes as long as it takes
-                }
-            }
-            if data.nlink() == 0 {
-                let pieces = (1..data.len().div_ceil(PIECE as u64)).rev();
-                // Nobody else reads it: a file is mapped once, and a database that a daemon uses is
-                // locked. One that cannot be cut was opened for reading, and ends all the same.
-                drop(pieces.map(|piece| file.set_len(piece * PIECE as u64)).find(Result::is_err));
-            }
+            drop(let_go(file, self.map.len(), unmap));
         }
     }
 

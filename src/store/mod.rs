@@ -6,6 +6,8 @@ mod checkpoint;
 pub mod compact;
 pub mod db;
 pub mod disk;
+#[cfg(not(miri))]
+mod ending;
 pub mod error;
 pub mod frame;
 mod front;
