@@ -411,7 +411,7 @@ impl Handle {
             } else {
                 Mail::Read(waiter)
             };
-            self.shared.inbox.bring(mail).await.map_err(|error| match error {
+            self.shared.inbox.try_send(mail).map_err(|error| match error {
                 NotTaken::Full => ReadError::Overloaded,
                 NotTaken::NobodyReads => ReadError::Draining,
             })?;
