@@ -178,8 +178,8 @@ pub trait Region: Send + Sync + fmt::Debug {
 /// `Io`.
 pub fn grow_with_zeros(region: &dyn Region, len: u64) -> Result<(), StoreError> {
     const CHUNK: u64 = 1 << 20;
-    let zeros = vec![0; usize::try_from(CHUNK.min(len)).expect("it is small")];
     let mut at = region.len();
+    let zeros = vec![0; usize::try_from(len.saturating_sub(at).min(CHUNK)).expect("it is small")];
     while at < len {
         let step = usize::try_from(len - at).map_or(zeros.len(), |left| left.min(zeros.len()));
         region.write_at(at, &zeros[..step])?;

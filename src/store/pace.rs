@@ -28,8 +28,8 @@ pub trait Pace: Send + Sync + fmt::Debug {
     /// A piece was written or synced, which took so long: rest as long as is right.
     fn rest(&self, took: Duration);
 
-    /// Bytes, whole pages, after which a range is made durable. With nobody to mind, one sync at the end is the
-    /// fastest: the disk is never waited for while there is something to write.
+    /// Bytes, whole pages, after which a range is made durable. With nobody to mind, one sync at
+    /// the end is the fastest: the disk is never waited for while there is something to write.
     fn sync_every(&self) -> u64;
 
     /// The disk has no room: waits a while. `false`: do not try again, the node stops.
@@ -97,12 +97,12 @@ impl Pace for Unpaced {
 /// Another pace, but for room: work that takes space itself does not wait for it. Nobody waits
 /// for that work either, so it rests several times as long.
 #[derive(Debug)]
-pub struct Impatient<'a>(pub &'a dyn Pace);
+pub struct Background<'a>(pub &'a dyn Pace);
 
 /// Rests of what nobody waits for, to those of the pace.
 const LONGER: u32 = 3;
 
-impl Pace for Impatient<'_> {
+impl Pace for Background<'_> {
     fn rest(&self, took: Duration) {
         self.0.rest(took.saturating_mul(LONGER));
     }
@@ -120,6 +120,47 @@ impl Pace for Impatient<'_> {
     fn is_ending(&self) -> bool {
         self.0.is_ending()
     }
+}
+
+/// Does `work` until it does not fail for want of room.
+fn patiently(
+    pace: &impl Pace,
+    mut work: impl FnMut() -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    loop {
+        match work() {
+            Err(error) if is_no_space(&error) => {
+                if !pace.wait_for_room() {
+                    return Err(error);
+                }
+            }
+            Ok(()) => {
+                pace.has_room();
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Lets a file grow from one length to another, a step at a time: `grow` makes it durably so long.
+///
+/// # Errors
+/// Those of `grow`.
+pub(super) fn grow_in_steps(
+    pace: &impl Pace,
+    from: u64,
+    to: u64,
+    mut grow: impl FnMut(u64) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut len = from;
+    while len < to {
+        let start = Instant::now();
+        len = len.saturating_add(pace.sync_every()).min(to);
+        grow(len)?;
+        pace.rest(start.elapsed());
+    }
+    Ok(())
 }
 
 /// A [`FileWriter`] that writes at a pace.
@@ -143,37 +184,11 @@ impl<P: Pace> Paced<P> {
         Self { pace, ..self }
     }
 
-    /// Does `work` until it does not fail for want of room.
-    fn patiently(
-        &mut self,
-        mut work: impl FnMut(&mut FileWriter) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        loop {
-            match work(&mut self.writer) {
-                Err(error) if is_no_space(&error) => {
-                    if !self.pace.wait_for_room() {
-                        return Err(error);
-                    }
-                }
-                Ok(()) => {
-                    self.pace.has_room();
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
     /// Makes the file at least so many pages long.
     pub(super) fn grow(&mut self, pages: u64) -> Result<(), StoreError> {
-        let len = pages * PAGE as u64;
-        while self.writer.map().len() < len {
-            let start = Instant::now();
-            let step = self.writer.map().len().saturating_add(self.pace.sync_every()).min(len);
-            self.patiently(|writer| writer.grow(step))?;
-            self.pace.rest(start.elapsed());
-        }
-        Ok(())
+        let Self { writer, pace, .. } = self;
+        let (from, to) = (writer.map().len(), pages * PAGE as u64);
+        grow_in_steps(pace, from, to, |len| patiently(pace, || writer.grow(len)))
     }
 
     /// Writes pages, a piece at a time.
@@ -182,7 +197,7 @@ impl<P: Pace> Paced<P> {
         for (piece, bytes) in (0..).zip(bytes.chunks(piece_len)) {
             let start = Instant::now();
             let page = page + piece * (piece_len / PAGE) as u64;
-            self.patiently(|writer| writer.write(page, bytes))?;
+            patiently(&self.pace, || self.writer.write(page, bytes))?;
             self.from = self.from.min(page);
             self.end = self.end.max(page + bytes.len().div_ceil(PAGE) as u64);
             self.unsynced += bytes.len() as u64;

@@ -7,13 +7,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::disk::{Disk, FileKind, grow_with_zeros};
 use super::error::{StoreError, is_no_space};
 use super::log::Log;
 use super::map::AppendMap;
-use super::pace::Pace;
+use super::pace::{Pace, grow_in_steps};
 use super::segment::{SegmentHeader, path_of};
 
 /// Spares that are kept.
@@ -72,18 +71,14 @@ impl SpareJob {
             Err(error) if is_no_space(&error) => return Ok(SpareDone { made: None }),
             created => created?,
         };
-        while region.len() < self.len {
-            let start = Instant::now();
-            let step = region.len().saturating_add(pace.sync_every()).min(self.len);
-            match grow_with_zeros(&*region, step) {
-                Err(error) if is_no_space(&error) => {
-                    drop(region);
-                    self.disk.remove(&draft)?;
-                    return Ok(SpareDone { made: None });
-                }
-                grown => grown?,
+        let grow = |len| grow_with_zeros(&*region, len);
+        if let Err(error) = grow_in_steps(&pace, 0, self.len, grow) {
+            if !is_no_space(&error) {
+                return Err(error);
             }
-            pace.rest(start.elapsed());
+            drop(region);
+            self.disk.remove(&draft)?;
+            return Ok(SpareDone { made: None });
         }
         drop(region);
         self.disk.rename(&draft, &self.path)?;

@@ -20,7 +20,7 @@ use crate::node::work::{Answer, Compacted, Garbage, NotCompacted, Work};
 use crate::raft::types::Index;
 use crate::store::compact::CompactJob;
 use crate::store::db::discard;
-use crate::store::pace::{Impatient, Pace};
+use crate::store::pace::{Background, Pace};
 use crate::store::{Db, Disk, LogReader, StoreError, is_no_space};
 
 /// Entries that may be left to the turn that puts the copy in the place of the database.
@@ -72,7 +72,7 @@ impl CompactionJob {
     /// Those of the store that are fatal; a full disk is not.
     pub fn run(self, pace: &dyn Pace) -> Result<CompactionDone, StoreError> {
         let (disk, path) = (Arc::clone(&self.disk), self.copying.path().to_owned());
-        let copy = match self.copy(&Impatient(pace)) {
+        let copy = match self.copy(&Background(pace)) {
             Ok(Some(copy)) => Ok(Box::new(copy)),
             Ok(None) => Err(NotCompacted::Superseded),
             Err(StoreError::Ended) => Err(NotCompacted::Ended),
