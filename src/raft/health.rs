@@ -45,7 +45,7 @@ impl Raft {
                 let next = leader.ticks_to_heartbeat(self.config.heartbeat_ticks);
                 // What is decided by how long somebody was silent is not near.
                 let is_calm = leader.progress.values().all(|progress| {
-                    progress.told_commit >= self.commit.min(progress.matched)
+                    progress.is_told(self.commit)
                         && progress.silent_ticks + next < self.config.election_ticks
                 });
                 let is_changing = leader.transfer.is_some()

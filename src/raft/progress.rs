@@ -60,6 +60,11 @@ impl Progress {
         }
     }
 
+    /// Was it told all that it can use of the leader's commit index?
+    pub(super) fn is_told(&self, commit: Index) -> bool {
+        self.told_commit >= commit.min(self.matched)
+    }
+
     /// May nothing be sent now?
     pub(super) fn is_paused(&self, max_inflight: usize) -> bool {
         match &self.flow {

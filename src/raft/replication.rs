@@ -201,7 +201,7 @@ impl Raft {
         let mut targets = Vec::new();
         for (&id, progress) in &mut leader.progress {
             progress.silent_ticks = progress.silent_ticks.saturating_add(1);
-            if is_due || progress.told_commit < self.commit.min(progress.matched) {
+            if is_due || !progress.is_told(self.commit) {
                 targets.push(id);
             }
         }
