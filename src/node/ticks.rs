@@ -36,13 +36,15 @@ pub(super) struct Ticks {
     promised: Instant,
     /// Ticks since something else than a heartbeat came.
     calm: u32,
-    /// Ticks since the last picture, and whether something happened since.
-    picture: (u32, bool),
+    /// Ticks since the last picture.
+    since_picture: u32,
+    /// Something happened since.
+    is_old: bool,
 }
 
 impl Ticks {
     pub(super) fn new(unit: Duration, now: Instant) -> Self {
-        Self { unit, last: now, quiet: 0, promised: now, calm: 0, picture: (0, true) }
+        Self { unit, last: now, quiet: 0, promised: now, calm: 0, since_picture: 0, is_old: true }
     }
 
     /// How many a turn has to tell that begins now. All but the last come before its mail: they
@@ -57,7 +59,7 @@ impl Ticks {
         let is_late = elapsed > u128::from(awaited);
         self.last = if is_late { now } else { self.last + self.unit * passed };
         self.calm = self.calm.saturating_add(passed);
-        self.picture.0 += passed;
+        self.since_picture += passed;
         passed
     }
 
@@ -78,15 +80,14 @@ impl Ticks {
     /// Something happened.
     pub(super) fn news(&mut self) {
         self.calm = 0;
-        self.picture.1 = true;
+        self.is_old = true;
     }
 
     /// Is a new picture of the node due, when a turn told so many?
     pub(super) fn picture(&mut self, passed: u32) -> bool {
-        let (ticks, is_old) = self.picture;
-        let is_due = passed > 0 && (is_old || ticks >= PICTURE_TICKS);
+        let is_due = passed > 0 && (self.is_old || self.since_picture >= PICTURE_TICKS);
         if is_due {
-            self.picture = (0, false);
+            (self.since_picture, self.is_old) = (0, false);
         }
         is_due
     }
