@@ -396,6 +396,24 @@ fn checkpoint(db: &mut Db, trace: &Trace, between: impl FnOnce(&mut Db)) {
     assert_eq!(db.durable().index.0, applied);
 }
 
+/// The newest file was written page by page from its start to its end, but for its two meta
+/// pages, which come last: each byte goes to the disk once.
+fn assert_written_once(trace: &Trace) {
+    let trace = trace.lock().unwrap();
+    let created = |op: &Op| if let Op::Create(id, _) = op { Some(*id) } else { None };
+    let newest = trace.iter().rev().find_map(created).unwrap();
+    let (mut end, mut others) = (0, Vec::new());
+    for op in trace.iter() {
+        match op {
+            Op::Write(id, at, bytes) if *id == newest && *at == end => end += bytes.len() as u64,
+            Op::Write(id, at, _) if *id == newest => others.push(*at / PAGE as u64),
+            _ => {}
+        }
+    }
+    assert!(end > 16 * PAGE as u64 && !others.is_empty());
+    assert!(others.iter().all(|page| [0, 16].contains(page)), "pages written again: {others:?}");
+}
+
 /// Writes the database anew and puts the new file in its place, while batches go on.
 fn compact(db: &mut Db, trace: &Trace, applied: &mut u64, mut next: impl FnMut(&mut Db, u64)) {
     let job = db.begin_compaction();
@@ -411,6 +429,7 @@ fn compact(db: &mut Db, trace: &Trace, applied: &mut u64, mut next: impl FnMut(&
     let job = db.begin_compaction();
     let found = job.applied().index.0;
     copy = job.run(&Unpaced).unwrap();
+    assert_written_once(trace);
     copy.check().unwrap();
     trace.lock().unwrap().push(Op::Possible(found));
     let old = db.adopt(copy).unwrap();
@@ -500,6 +519,7 @@ fn planted(seed: u64, plant: impl Fn(&mut Db)) -> Run {
         n += 1;
     }
     let state = receiver.finish().unwrap();
+    assert_written_once(&trace);
     assert_eq!(state, *pinned.state());
     trace.lock().unwrap().push(Op::Possible(found));
     let before = db.published();

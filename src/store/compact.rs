@@ -363,17 +363,9 @@ impl<'a> NewFile<'a> {
         if self.pace.is_ending() {
             return Err(StoreError::Ended);
         }
-        let end = self.first + (self.gathered.len() / PAGE) as u64;
-        self.out.grow(self.file_pages(end))?;
-        self.out.write(self.first, &self.gathered)?;
+        self.out.extend(self.first, &self.gathered)?;
         self.gathered.clear();
         Ok(())
-    }
-
-    /// Length of a file whose last page in use is before `end`.
-    fn file_pages(&self, end: u64) -> u64 {
-        let capacity = self.out.writer.map().capacity();
-        end.max(SLOTS[1] + 1).next_multiple_of(self.step).min(capacity)
     }
 
     /// Writes the bitmap, then, when all else is durable, the meta page, into both slots:
@@ -391,10 +383,12 @@ impl<'a> NewFile<'a> {
         let bytes = self.used.to_bytes(pages);
         let bitmap = BitmapRun { page, pages, crc: crc32c::crc32c(&bytes) };
         self.flush()?;
-        let pages = self.file_pages(self.next);
-        self.out.grow(pages)?;
-        self.out.write(page, &bytes)?;
-        self.out.sync(pages)?;
+        self.out.extend(page, &bytes)?;
+        // What changes next finds blocks behind it.
+        let capacity = self.out.writer.map().capacity();
+        let pages = self.next.max(SLOTS[1] + 1).next_multiple_of(self.step).min(capacity);
+        self.out.extend(pages, &[])?;
+        self.out.sync_all()?;
         let state = snapshot.state().clone();
         for seq in [self.seq, self.seq + 1] {
             let meta = Meta { seq, identity, pages, bitmap, roots, state: state.clone() };

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use super::error::StoreError;
+use super::error::{StoreError, is_no_space};
 use super::map::Memory;
 
 /// What a file is for; the label of its metrics.
@@ -186,6 +186,21 @@ pub fn grow_with_zeros(region: &dyn Region, len: u64) -> Result<(), StoreError> 
         at += step as u64;
     }
     region.sync_all()
+}
+
+/// `written`, which made `region` longer than `old`; for want of room it is as long as then.
+///
+/// # Errors
+/// That of `written`; `Io`.
+pub fn or_as_long_as(
+    region: &dyn Region,
+    old: u64,
+    written: Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    if written.as_ref().is_err_and(is_no_space) {
+        region.set_len(old)?;
+    }
+    written
 }
 
 /// Hears of every sync and every map; `metrics.rs` listens.

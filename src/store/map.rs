@@ -20,8 +20,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::disk::{Region, grow_with_zeros};
-use super::error::{StoreError, is_no_space};
+use super::disk::{Region, grow_with_zeros, or_as_long_as};
+use super::error::StoreError;
 use super::heap::{HeapPage, HeapPages};
 
 /// Reading a mapped page that the disk does not give, or that somebody cut off the file, is a
@@ -906,23 +906,38 @@ impl FileWriter {
     /// Writes whole pages that nobody can be reading. No growth: see [`FileWriter::grow`].
     ///
     /// # Errors
-    /// `Io`; then the process must end.
+    /// As for [`FileWriter::extend`].
     ///
     /// # Panics
-    /// When a page is readable in the file, or may still be read there.
+    /// As there, and when the file ends before the pages do.
     pub fn write(&mut self, page: u64, bytes: &[u8]) -> Result<(), StoreError> {
         let pages = bytes.len().div_ceil(PAGE) as u64;
         assert!(self.map.backed(page, pages), "the caller grows the file first");
-        for page in page..page + pages {
+        self.extend(page, bytes)
+    }
+
+    /// Writes whole pages that nobody can be reading, and makes the file longer by those behind
+    /// its end: what makes a new file writes it once. [`FileWriter::sync_all`] makes its length
+    /// durable. When the disk has no room, it is as long as before.
+    ///
+    /// # Errors
+    /// `Io`; then the process must end, unless [`super::is_no_space`] is true of it.
+    ///
+    /// # Panics
+    /// When a page is readable in the file, or may still be read there, and when there would be
+    /// a hole before the pages.
+    pub fn extend(&mut self, page: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let (at, old) = (page * PAGE as u64, self.map.region.len());
+        assert!(at <= old, "without blocks, a hole is a promise that the disk may break");
+        for page in page..page + bytes.len().div_ceil(PAGE) as u64 {
             let slot = self.map.slot_for_writing(page).load(Ordering::Acquire);
             // Only this type puts a page into the file, so what holds now holds until the
             // write is done: `&mut self`.
-            assert!(
-                slot != FILE && slot != VERIFIED && slot != LIMBO_FILE,
-                "page {page} may be borrowed"
-            );
+            let is_unread = ![FILE, VERIFIED, LIMBO_FILE].contains(&slot);
+            assert!(is_unread, "page {page} may be borrowed");
         }
-        self.map.region.write_at(page * PAGE as u64, bytes)
+        let region = &*self.map.region;
+        or_as_long_as(region, old, region.write_at(at, bytes))
     }
 
     /// Turns heap pages whose bytes were written into file pages. `false`: not on the heap.
@@ -959,18 +974,11 @@ impl FileWriter {
     /// as long as before: nothing behind the old end was ever in the file.
     ///
     /// # Errors
-    /// `Io`; then the process must end, unless [`is_no_space`] is true of it.
+    /// `Io`; then the process must end, unless [`super::is_no_space`] is true of it.
     pub fn grow(&mut self, len: u64) -> Result<(), StoreError> {
         let region = &*self.map.region;
         let old = region.len();
-        if old >= len {
-            return Ok(());
-        }
-        let grown = grow_with_zeros(region, len);
-        if grown.as_ref().is_err_and(is_no_space) {
-            region.set_len(old)?;
-        }
-        grown
+        if old >= len { Ok(()) } else { or_as_long_as(region, old, grow_with_zeros(region, len)) }
     }
 
     /// Cuts the file to `pages` pages. `false`: it is not longer, or something behind them
@@ -995,6 +1003,14 @@ impl FileWriter {
     /// `Io`; then the process must end.
     pub fn sync(&mut self, offset: u64, len: u64) -> Result<(), StoreError> {
         self.map.region.sync(offset, len)
+    }
+
+    /// Makes all that was written durable, and the length of the file.
+    ///
+    /// # Errors
+    /// `Io`; then the process must end.
+    pub fn sync_all(&mut self) -> Result<(), StoreError> {
+        self.map.region.sync_all()
     }
 }
 

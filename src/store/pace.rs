@@ -191,13 +191,34 @@ impl<P: Pace> Paced<P> {
         grow_in_steps(pace, from, to, |len| patiently(pace, || writer.grow(len)))
     }
 
-    /// Writes pages, a piece at a time.
+    /// Writes pages of the file, a piece at a time.
     pub(super) fn write(&mut self, page: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.pieces(page, bytes, FileWriter::write)
+    }
+
+    /// Writes pages, a piece at a time, and makes the file longer by those behind its end; a gap
+    /// before them becomes zeros. How long the file is is durable with [`Paced::sync_all`].
+    pub(super) fn extend(&mut self, page: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut end = self.writer.map().len() / PAGE as u64;
+        while end < page {
+            let gap = usize::try_from(page - end).map_or(WRITE, |gap| WRITE.min(gap * PAGE));
+            self.pieces(end, &vec![0; gap], FileWriter::extend)?;
+            end += (gap / PAGE) as u64;
+        }
+        self.pieces(page, bytes, FileWriter::extend)
+    }
+
+    fn pieces(
+        &mut self,
+        page: u64,
+        bytes: &[u8],
+        write: fn(&mut FileWriter, u64, &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let piece_len = usize::try_from(self.pace.sync_every()).unwrap_or(WRITE).min(WRITE);
         for (piece, bytes) in (0..).zip(bytes.chunks(piece_len)) {
             let start = Instant::now();
             let page = page + piece * (piece_len / PAGE) as u64;
-            patiently(&self.pace, || self.writer.write(page, bytes))?;
+            patiently(&self.pace, || write(&mut self.writer, page, bytes))?;
             self.from = self.from.min(page);
             self.end = self.end.max(page + bytes.len().div_ceil(PAGE) as u64);
             self.unsynced += bytes.len() as u64;
@@ -218,5 +239,11 @@ impl<P: Pace> Paced<P> {
     pub(super) fn sync(&mut self, pages: u64) -> Result<(), StoreError> {
         (self.from, self.end, self.unsynced) = (u64::MAX, 0, 0);
         self.writer.sync(0, pages * PAGE as u64)
+    }
+
+    /// Makes everything durable that was written so far, and how long the file is.
+    pub(super) fn sync_all(&mut self) -> Result<(), StoreError> {
+        (self.from, self.end, self.unsynced) = (u64::MAX, 0, 0);
+        self.writer.sync_all()
     }
 }

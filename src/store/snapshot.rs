@@ -33,7 +33,7 @@ use super::disk::{Disk, FileKind, parent};
 use super::error::StoreError;
 use super::map::{PAGE, PageMap};
 use super::meta::{Meta, SLOTS};
-use super::pace::{Pace, Paced, SYNC_EVERY, Unpaced};
+use super::pace::{Pace, Paced, Unpaced};
 use super::page::{u32_at, u64_at};
 use super::space::Bitmap;
 
@@ -42,8 +42,6 @@ const HEAD: usize = 36;
 const RANGE: usize = 12;
 /// Pages of a chunk: 256 KiB.
 const CHUNK_PAGES: usize = 64;
-/// Pages by which a file that is received grows.
-const GROW: u64 = SYNC_EVERY / PAGE as u64;
 /// No receiver takes a longer chunk.
 pub const CHUNK_MAX: usize = HEAD + CHUNK_PAGES * (RANGE + PAGE);
 
@@ -259,9 +257,7 @@ impl Receiver {
             let len = usize::try_from(pages).expect("checked in decode") * PAGE;
             let (bytes, left) = rest.split_at(len);
             rest = left;
-            // As it is needed: to make the whole file at once would be one long writing.
-            self.out.grow((first + pages).next_multiple_of(GROW).min(meta.pages))?;
-            self.out.write(first, bytes)?;
+            self.out.extend(first, bytes)?;
         }
         self.next += 1;
         Ok(())
@@ -301,8 +297,8 @@ impl Receiver {
         let Some(meta) = self.meta.take().filter(|_| self.next == self.chunks) else {
             return Err(self.wrong("chunks are missing"));
         };
-        self.out.grow(meta.pages)?;
-        self.out.sync(meta.pages)?;
+        self.out.extend(meta.pages, &[])?;
+        self.out.sync_all()?;
         let Self { path, disk, out, .. } = self;
         drop(out);
         // Opened anew: what was written is readable only after its writer is gone.
