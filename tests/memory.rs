@@ -8,15 +8,18 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use mmapd::raft::message::IoToken;
 use mmapd::raft::types::{EntryKind, HardState, Index, LogId, NodeId, Term};
 use mmapd::store::disk::Disk;
 use mmapd::store::simdisk::{Rng, SimDisk, Survival};
 use mmapd::store::snapshot::Receiver;
-use mmapd::store::{Db, DbOptions, Identity, Log, LogOptions, LogReader, Recovered, Shrink, Tree};
+use mmapd::store::{
+    Db, DbOptions, Identity, Log, LogOptions, LogReader, Pace, Recovered, Shrink, Tree,
+};
 
 const IDENTITY: Identity = Identity { cluster: 7, node: NodeId(1), incarnation: 3 };
 const MAP_MAX: u64 = if cfg!(miri) { 512 << 10 } else { 16 << 20 };
@@ -196,6 +199,75 @@ fn a_database_is_read_while_its_pages_change_hands() {
     drop(db);
     // The old snapshot keeps what it sees, also without a database.
     same(&oldest, &oldest_model);
+}
+
+/// Applies a batch whenever a checkpoint rests, and looks how much is kept for its sake.
+#[derive(Debug)]
+struct Busy<'a>(Mutex<(&'a mut Db, Rng, &'a mut Model)>, AtomicU64, AtomicU64);
+
+impl Pace for Busy<'_> {
+    fn rest(&self, _: Duration) {
+        let mut work = self.0.lock().unwrap();
+        let (db, rng, model) = &mut *work;
+        batch(db, rng, model, 10 + self.1.fetch_add(1, Ordering::Relaxed));
+        self.2.fetch_max(db.held_bytes(), Ordering::Relaxed);
+    }
+
+    fn sync_every(&self) -> u64 {
+        4096
+    }
+
+    fn wait_for_room(&self) -> bool {
+        false
+    }
+
+    fn has_room(&self) {}
+
+    fn is_ending(&self) -> bool {
+        false
+    }
+}
+
+/// What batches make and replace while a checkpoint is written is freed meanwhile; what the
+/// checkpoint still reads is not.
+#[test]
+fn a_checkpoint_holds_no_more_than_it_writes() {
+    let disk = SimDisk::new(1);
+    let mut db = open_db(&disk);
+    let (mut rng, mut model) = (Rng::new(7), Model::new());
+    for applied in 1..4 {
+        batch(&mut db, &mut rng, &mut model, applied);
+        let job = db.begin_checkpoint().unwrap().unwrap();
+        db.finish_checkpoint(job.run().unwrap()).unwrap();
+    }
+    let mut txn = db.begin();
+    for n in 0..if cfg!(miri) { 2 } else { 60_u8 } {
+        let (key, value) = (vec![b'z', n], vec![n; 5000]);
+        txn.put(Tree::Kv, &key, &value).unwrap();
+        model.insert(key, value);
+    }
+    txn.commit().unwrap();
+    let written = model.clone();
+    let job = db.begin_checkpoint().unwrap().unwrap();
+    let busy = Busy(Mutex::new((&mut db, rng, &mut model)), AtomicU64::new(0), AtomicU64::new(0));
+    let done = job.run_at(&busy).unwrap();
+    let (batches, held) = (busy.1.into_inner(), busy.2.into_inner());
+    assert!(cfg!(miri) || batches > 100, "{batches} batches");
+    assert!(held < 64 * 4096, "{held} bytes are held after {batches} batches");
+    db.finish_checkpoint(done).unwrap();
+    same(&db.published().snapshot(), &model);
+    db.check().unwrap();
+    let found = open_db(&disk.image(Survival::None));
+    same(&found.published().snapshot(), &written);
+    // What was withheld for it is given out again, two checkpoints later.
+    for applied in 0..4 {
+        batch(&mut db, &mut Rng::new(applied), &mut model, 1000 + applied);
+        let job = db.begin_checkpoint().unwrap().unwrap();
+        db.finish_checkpoint(job.run().unwrap()).unwrap();
+    }
+    assert!(db.held_bytes() < 64 * 4096, "{} bytes are held", db.held_bytes());
+    same(&db.published().snapshot(), &model);
+    db.check().unwrap();
 }
 
 #[test]

@@ -15,6 +15,10 @@
 //!
 //! A checkpoint writes at a [`Pace`] and waits for room on a full disk: `pace.rs`.
 //!
+//! It takes a while, in which each batch copies the branches it changes anew. So a job pins the
+//! map no longer than it takes to copy a piece: what is made and replaced meanwhile is freed, and
+//! only what was there when it began is withheld by the database until it is finished.
+//!
 //! A file whose end is free is cut in two steps. One checkpoint says in its meta page that
 //! the file is shorter, and no page behind that is given out any more. When the next one is
 //! durable, both meta pages say so, and the job cuts the file: whichever meta page a crash
@@ -25,7 +29,7 @@ use std::sync::Arc;
 use super::db::{Db, Kept, Snapshot};
 use super::error::{StoreError, is_no_space};
 use super::heap::HeapPages;
-use super::map::{FileWriter, PAGE};
+use super::map::{FileWriter, PAGE, PageMap};
 use super::meta::{BitmapRun, Meta};
 use super::pace::{Pace, Paced, Unpaced, WRITE};
 use super::page::{self, Kind, View};
@@ -63,12 +67,12 @@ impl CheckpointDone {
 }
 
 impl Db {
-    /// Bytes of pages that are free and still readable by somebody. While a checkpoint is
-    /// written it holds its snapshot, so that this grows with every batch, in memory and in
-    /// the file: whoever applies should wait for the checkpoint when it gets much.
+    /// Bytes of pages that are free and still readable by somebody else than the running
+    /// checkpoint. While somebody holds a snapshot, this grows with every batch, in memory and
+    /// in the file: whoever applies should wait for the checkpoint when it gets much.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
-        self.space.busy_pages() * PAGE as u64
+        self.space.busy_pages().saturating_sub(self.withheld_pages) * PAGE as u64
     }
 
     /// Bytes of changed pages that the running checkpoint writes: they stay in memory until it
@@ -162,6 +166,7 @@ impl Db {
         let kept = [Some(&self.durable), self.previous.as_ref()];
         let kept = kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect();
         self.space.keep(kept);
+        self.release_withheld();
         // A new pin for the same state: the heap pages go when readers of the old one do,
         // and not only with the next batch.
         self.renew_pin();
@@ -211,15 +216,17 @@ impl CheckpointJob {
     /// As for [`CheckpointJob::run`].
     pub fn run_at(self, pace: &dyn Pace) -> Result<CheckpointDone, StoreError> {
         let Self { snapshot, writer, dirty, bitmap, mut meta, pages_before, generation } = self;
+        let map = Arc::clone(snapshot.pin.map());
+        drop(snapshot);
         let mut out = Paced::new(writer, pace);
         out.grow(meta.pages)?;
-        let (seq, sums) = (meta.seq, PageTable::default());
-        let mut sealing = Sealing { snapshot: &snapshot, dirty: &dirty, seq, sums };
+        let sums = PageTable::default();
+        let mut sealing = Sealing { map: &map, of: meta.clone(), dirty: &dirty, sums };
         let mut scratch = Vec::with_capacity(PAGE);
         for root in &mut meta.roots {
             if root.page != 0 {
                 sealing.sum(root.page, root.height, &mut scratch)?;
-                root.crc = sealing.final_crc(root.page, root.crc)?;
+                root.crc = sealing.final_crc(&sealing.look(), root.page, root.crc)?;
             }
         }
         sealing.write(&mut out)?;
@@ -239,34 +246,45 @@ impl CheckpointJob {
 
 /// The pages of a checkpoint on their way to the file.
 struct Sealing<'a> {
-    snapshot: &'a Snapshot,
+    map: &'a Arc<PageMap>,
+    of: Meta,
     dirty: &'a PageTable<u64>,
-    seq: u64,
     /// Final checksums of the tree pages that are on the heap.
     sums: PageTable<u32>,
 }
 
 impl Sealing<'_> {
+    /// The pages, for a moment: what a pin finds is not freed before it goes. These here stay
+    /// readable without one, but others would be kept as well.
+    fn look(&self) -> Snapshot {
+        Snapshot::at(self.map, &self.of)
+    }
+
     /// Notes the final checksums of a page on the heap and of all such pages below it.
     fn sum(&mut self, page: u64, level: u16, scratch: &mut Vec<u8>) -> Result<(), StoreError> {
         if !self.dirty.contains_key(&page) {
             return Ok(());
         }
-        let (view, _) = load(self.snapshot, page, 0, level)?;
-        if level > 1 {
-            for index in 0..view.count() {
-                let cell = view.branch(index).ok_or_else(|| self.wrong(page))?;
-                self.sum(cell.child, level - 1, scratch)?;
-            }
+        for child in self.children(page, level)? {
+            self.sum(child, level - 1, scratch)?;
         }
         scratch.clear();
-        let crc = self.seal(page, scratch)?;
+        let crc = self.seal(&self.look(), page, scratch)?;
         self.sums.insert(page, crc);
         Ok(())
     }
 
+    /// The children of a branch; a leaf has none.
+    fn children(&self, page: u64, level: u16) -> Result<Vec<u64>, StoreError> {
+        let snapshot = self.look();
+        let (view, kind) = load(&snapshot, page, 0, level)?;
+        let count = if kind == Kind::Branch { view.count() } else { 0 };
+        let child = |index| view.branch(index).map(|cell| cell.child);
+        (0..count).map(|index| child(index).ok_or_else(|| self.wrong(page))).collect()
+    }
+
     /// The final checksum of a page of which a branch or a root says `known`.
-    fn final_crc(&self, page: u64, known: u32) -> Result<u32, StoreError> {
+    fn final_crc(&self, snapshot: &Snapshot, page: u64, known: u32) -> Result<u32, StoreError> {
         if let Some(crc) = self.sums.get(&page) {
             return Ok(*crc);
         }
@@ -274,30 +292,30 @@ impl Sealing<'_> {
             return Ok(known);
         }
         // It was written by an earlier checkpoint of this process.
-        let view = View::new(self.snapshot.page(page, 0)?);
-        let missing = || corrupt(self.snapshot.name(), page, "has no checksum");
+        let view = View::new(snapshot.page(page, 0)?);
+        let missing = || corrupt(self.map.name(), page, "has no checksum");
         view.stored_crc().ok_or_else(missing)
     }
 
     /// Appends a tree page as it shall be in the file and returns its checksum.
-    fn seal(&self, page: u64, to: &mut Vec<u8>) -> Result<u32, StoreError> {
+    fn seal(&self, snapshot: &Snapshot, page: u64, to: &mut Vec<u8>) -> Result<u32, StoreError> {
         let start = to.len();
-        let bytes = self.snapshot.page(page, 0)?;
+        let bytes = snapshot.page(page, 0)?;
         to.extend_from_slice(bytes);
         let copy = &mut to[start..];
         let view = View::new(bytes);
         if view.kind() == Some(Kind::Branch) {
             for index in 0..view.count() {
                 let cell = view.branch(index).ok_or_else(|| self.wrong(page))?;
-                let crc = self.final_crc(cell.child, cell.crc)?;
+                let crc = self.final_crc(snapshot, cell.child, cell.crc)?;
                 page::set_child(copy, index, cell.child, crc).ok_or_else(|| self.wrong(page))?;
             }
         }
-        page::seal(copy, self.seq).ok_or_else(|| self.wrong(page))
+        page::seal(copy, self.of.seq).ok_or_else(|| self.wrong(page))
     }
 
     fn wrong(&self, page: u64) -> StoreError {
-        corrupt(self.snapshot.name(), page, "a cell is out of bounds")
+        corrupt(self.map.name(), page, "a cell is out of bounds")
     }
 
     /// Writes everything that is on the heap in the order of the pages, neighbours together:
@@ -305,30 +323,45 @@ impl Sealing<'_> {
     fn write(&self, out: &mut Paced<&dyn Pace>) -> Result<(), StoreError> {
         let mut all: Vec<(u64, u64)> = self.dirty.iter().map(|(at, len)| (*at, *len)).collect();
         all.sort_unstable();
-        let mut together: Vec<u8> = Vec::with_capacity(WRITE);
-        let mut first = 0;
-        for (page, pages) in all {
-            let len = usize::try_from(pages).expect("a run fits memory") * PAGE;
-            let next = first + (together.len() / PAGE) as u64;
-            if page != next || together.len() + len > WRITE {
-                if !together.is_empty() {
-                    out.write(first, &together)?;
-                }
-                together.clear();
-                first = page;
-            }
-            if self.sums.contains_key(&page) {
-                self.seal(page, &mut together)?;
-            } else {
-                // Not a page of a tree: a run, as it is.
-                let unreadable = || corrupt(self.snapshot.name(), page, "a run cannot be read");
-                let (bytes, _) = self.snapshot.pin.bytes(page, len).ok_or_else(unreadable)?;
-                together.extend_from_slice(bytes);
-            }
-        }
-        if !together.is_empty() {
-            out.write(first, &together)?;
+        let mut bytes: Vec<u8> = Vec::with_capacity(WRITE);
+        let mut left = &all[..];
+        while let Some((first, _)) = left.first() {
+            let (together, others) = left.split_at(neighbours(left));
+            bytes.clear();
+            self.gather(together, &mut bytes)?;
+            out.write(*first, &bytes)?;
+            left = others;
         }
         Ok(())
     }
+
+    /// Appends pages and runs as they shall be in the file.
+    fn gather(&self, pages: &[(u64, u64)], to: &mut Vec<u8>) -> Result<(), StoreError> {
+        let snapshot = self.look();
+        for (page, pages) in pages {
+            if self.sums.contains_key(page) {
+                self.seal(&snapshot, *page, to)?;
+            } else {
+                // Not a page of a tree: a run, as it is.
+                let len = usize::try_from(*pages).expect("a run fits memory") * PAGE;
+                let unreadable = || corrupt(self.map.name(), *page, "a run cannot be read");
+                let (bytes, _) = snapshot.pin.bytes(*page, len).ok_or_else(unreadable)?;
+                to.extend_from_slice(bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many of these pages and runs, one at least, follow each other and fit one write.
+fn neighbours(all: &[(u64, u64)]) -> usize {
+    let Some((first, _)) = all.first() else { return 0 };
+    let mut end = *first;
+    let follows = |&(page, pages): &(u64, u64)| {
+        let fits = (page + pages - first) * PAGE as u64 <= WRITE as u64;
+        let follows = page == end && (fits || page == *first);
+        end = page + pages;
+        follows
+    };
+    all.iter().copied().take_while(follows).count()
 }

@@ -87,6 +87,9 @@ pub(super) struct Kept {
     pub(super) bitmap: Arc<Bitmap>,
 }
 
+/// Pages and runs of batches in their order, each with the newest pin that may read them.
+pub(super) type Retired = VecDeque<(u64, Vec<(u64, u64)>)>;
+
 /// The database. One thread owns it; readers have [`Published`].
 #[derive(Debug)]
 pub struct Db {
@@ -107,7 +110,10 @@ pub struct Db {
     /// Memory for the pages of the next batch.
     pub(super) pool: Pool,
     /// Freed pages by the last pin that may read them.
-    pub(super) retired: VecDeque<(u64, Vec<(u64, u64)>)>,
+    pub(super) retired: Retired,
+    /// The same of pages that the running checkpoint may still read, until it is finished.
+    pub(super) withheld: Retired,
+    pub(super) withheld_pages: u64,
     pub(super) durable: Kept,
     pub(super) previous: Option<Kept>,
     /// The bitmap of `current` on disk, whose pages the next checkpoint gives up.
@@ -448,7 +454,9 @@ impl Db {
             dirty_pages: 0,
             writing_pages: 0,
             pool: Pool::default(),
-            retired: VecDeque::new(),
+            retired: Retired::new(),
+            withheld: Retired::new(),
+            withheld_pages: 0,
             bitmap: meta.bitmap,
             durable,
             previous,
@@ -581,13 +589,26 @@ impl Db {
         self.published.set(Arc::clone(&self.current));
     }
 
-    /// Hides what no snapshot reads any more, and frees what no pin can see.
-    pub(super) fn reclaim(&mut self) -> HeapPages {
+    /// Lets go of what was kept only for the checkpoint that has ended.
+    pub(super) fn release_withheld(&mut self) {
+        self.retired.append(&mut self.withheld);
+        self.retired.make_contiguous().sort_by_key(|(pin, _)| *pin);
+        self.withheld_pages = 0;
+        self.hide_unread();
+    }
+
+    /// Hides what no snapshot reads any more.
+    fn hide_unread(&mut self) {
         let oldest = self.map.oldest_pin();
         while self.retired.front().is_some_and(|(pin, _)| *pin < oldest) {
             let Some((_, pages)) = self.retired.pop_front() else { break };
             self.map.hide(pages);
         }
+    }
+
+    /// Hides what no snapshot reads any more, and frees what no pin can see.
+    pub(super) fn reclaim(&mut self) -> HeapPages {
+        self.hide_unread();
         let space = &mut self.space;
         self.map.reclaim(|page, pages| space.free(page, pages))
     }

@@ -179,11 +179,21 @@ impl Txn<'_> {
             db.dirty.insert(page, pages);
             db.dirty_pages += pages;
         }
-        for &(page, pages) in &batch.freed {
+        let (last, is_writing) = (db.current.pin.id(), db.writer.is_none());
+        let (mut retired, mut withheld) = (Vec::new(), Vec::new());
+        for (page, pages) in batch.freed.drain(..) {
             db.space.retire(page, pages);
-            db.dirty_pages -= db.dirty.remove(&page).unwrap_or(0);
+            let young = db.dirty.remove(&page);
+            db.dirty_pages -= young.unwrap_or(0);
+            // What was there before the running checkpoint began may be a part of it.
+            let to = if is_writing && young.is_none() { &mut withheld } else { &mut retired };
+            to.push((page, pages));
         }
-        db.retired.push_back((db.current.pin.id(), std::mem::take(&mut batch.freed)));
+        db.retired.push_back((last, retired));
+        if !withheld.is_empty() {
+            db.withheld_pages += withheld.iter().map(|(_, pages)| pages).sum::<u64>();
+            db.withheld.push_back((last, withheld));
+        }
         db.current = Arc::new(Snapshot { pin: db.map.pin(), roots: self.roots, state });
         db.published.set(Arc::clone(&db.current));
         db.reclaim().recycle(&mut batch.pool);

@@ -96,9 +96,9 @@ impl<W> Core<W> {
             && self.damaged_ahead() != Some(self.applied.next())
     }
 
-    /// While a checkpoint is written, nothing that is freed can be used again, and all that
-    /// changes stays in memory, what the checkpoint writes included: what is committed waits in
-    /// the log before that gets too much. A checkpoint that came early is small and soon done.
+    /// While a checkpoint is written, all that changes stays in memory, what the checkpoint
+    /// writes included, and what others hold: what is committed waits in the log before that
+    /// gets too much. A checkpoint that came early is small and soon done.
     fn is_ahead_of_the_disk(&self) -> bool {
         let (writing, due) = (self.db.writing_bytes(), self.options.checkpoint_dirty_bytes);
         let most = (2 * writing).clamp(due, 2 * due);
