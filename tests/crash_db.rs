@@ -404,10 +404,11 @@ fn assert_written_once(trace: &Trace) {
     let newest = trace.iter().rev().find_map(created).unwrap();
     let (mut end, mut others) = (0, Vec::new());
     for op in trace.iter() {
-        match op {
-            Op::Write(id, at, bytes) if *id == newest && *at == end => end += bytes.len() as u64,
-            Op::Write(id, at, _) if *id == newest => others.push(*at / PAGE as u64),
-            _ => {}
+        let Op::Write(id, at, bytes) = op else { continue };
+        if *id == newest && *at == end {
+            end += bytes.len() as u64;
+        } else if *id == newest {
+            others.push(*at / PAGE as u64);
         }
     }
     assert!(end > 16 * PAGE as u64 && !others.is_empty());
