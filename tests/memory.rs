@@ -203,14 +203,19 @@ fn a_database_is_read_while_its_pages_change_hands() {
 
 /// Applies a batch whenever a checkpoint rests, and looks how much is kept for its sake.
 #[derive(Debug)]
-struct Busy<'a>(Mutex<(&'a mut Db, Rng, &'a mut Model)>, AtomicU64, AtomicU64);
+struct Busy<'a> {
+    work: Mutex<(&'a mut Db, Rng, &'a mut Model)>,
+    batches: AtomicU64,
+    /// The most that was held after one of them.
+    held: AtomicU64,
+}
 
 impl Pace for Busy<'_> {
     fn rest(&self, _: Duration) {
-        let mut work = self.0.lock().unwrap();
+        let mut work = self.work.lock().unwrap();
         let (db, rng, model) = &mut *work;
-        batch(db, rng, model, 10 + self.1.fetch_add(1, Ordering::Relaxed));
-        self.2.fetch_max(db.held_bytes(), Ordering::Relaxed);
+        batch(db, rng, model, 10 + self.batches.fetch_add(1, Ordering::Relaxed));
+        self.held.fetch_max(db.held_bytes(), Ordering::Relaxed);
     }
 
     fn sync_every(&self) -> u64 {
@@ -249,9 +254,10 @@ fn a_checkpoint_holds_no_more_than_it_writes() {
     txn.commit().unwrap();
     let written = model.clone();
     let job = db.begin_checkpoint().unwrap().unwrap();
-    let busy = Busy(Mutex::new((&mut db, rng, &mut model)), AtomicU64::new(0), AtomicU64::new(0));
+    let work = Mutex::new((&mut db, rng, &mut model));
+    let busy = Busy { work, batches: AtomicU64::new(0), held: AtomicU64::new(0) };
     let done = job.run_at(&busy).unwrap();
-    let (batches, held) = (busy.1.into_inner(), busy.2.into_inner());
+    let (batches, held) = (busy.batches.into_inner(), busy.held.into_inner());
     assert!(cfg!(miri) || batches > 100, "{batches} batches");
     assert!(held < 64 * 4096, "{held} bytes are held after {batches} batches");
     db.finish_checkpoint(done).unwrap();
