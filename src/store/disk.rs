@@ -484,6 +484,20 @@ impl Drop for LinuxRegion {
     }
 }
 
+/// Bytes of the folios that a growing file gets in the page cache.
+const FOLIO: u64 = 16 << 10;
+
+/// How many of `len` bytes to write at once, at `at` into a file with this end.
+///
+/// What is behind the end goes into new folios, which the kernel makes as long as the write.
+/// Whoever writes a page later, or has one written out, looks at every block of its folio: with
+/// the long folios of long writes a page costs ten times as much as with short ones.
+fn piece(at: u64, len: usize, end: u64) -> usize {
+    let old = end.saturating_sub(at);
+    let most = if old > 0 { old } else { FOLIO - at % FOLIO };
+    usize::try_from(most).map_or(len, |most| most.min(len))
+}
+
 impl Region for LinuxRegion {
     fn name(&self) -> &str {
         &self.name
@@ -494,8 +508,14 @@ impl Region for LinuxRegion {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all_at(bytes, offset).map_err(StoreError::io("pwrite", &self.name))?;
-        self.len.fetch_max(offset + bytes.len() as u64, Ordering::AcqRel);
+        let (mut at, mut left) = (offset, bytes);
+        while !left.is_empty() {
+            let (piece, others) = left.split_at(piece(at, left.len(), self.len()));
+            self.file.write_all_at(piece, at).map_err(StoreError::io("pwrite", &self.name))?;
+            at += piece.len() as u64;
+            left = others;
+        }
+        self.len.fetch_max(at, Ordering::AcqRel);
         Ok(())
     }
 
@@ -536,5 +556,20 @@ impl Region for LinuxRegion {
 
     fn memory(&self) -> &Arc<Memory> {
         &self.memory
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_a_file_longer_is_written_a_folio_at_a_time() {
+        assert_eq!(piece(0, 1 << 20, 0), 16 << 10);
+        assert_eq!(piece(100, 1 << 20, 100), (16 << 10) - 100, "up to the next folio");
+        assert_eq!(piece(8192, 1 << 20, 12_288), 4096, "up to the end");
+        assert_eq!(piece(12_288, 1 << 20, 12_288), 4096, "and then to the next folio");
+        assert_eq!(piece(0, 1 << 20, 4 << 20), 1 << 20, "what is there has its folios");
+        assert_eq!(piece(1 << 20, 300, 0), 300);
     }
 }
