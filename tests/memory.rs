@@ -208,6 +208,8 @@ struct Busy<'a> {
     batches: AtomicU64,
     /// The most that was held after one of them.
     held: AtomicU64,
+    /// What the checkpoint had to write at its last rest.
+    writing: AtomicU64,
 }
 
 impl Pace for Busy<'_> {
@@ -216,6 +218,12 @@ impl Pace for Busy<'_> {
         let (db, rng, model) = &mut *work;
         batch(db, rng, model, 10 + self.batches.fetch_add(1, Ordering::Relaxed));
         self.held.fetch_max(db.held_bytes(), Ordering::Relaxed);
+        let before = self.writing.swap(db.writing_bytes(), Ordering::Relaxed);
+        assert!(db.writing_bytes() <= before, "it only gets less");
+        if db.writing_bytes() < before {
+            // Also while some of it is on the heap and the rest in the file already.
+            same(&db.published().snapshot(), model);
+        }
     }
 
     fn sync_every(&self) -> u64 {
@@ -255,9 +263,11 @@ fn a_checkpoint_holds_no_more_than_it_writes() {
     let written = model.clone();
     let job = db.begin_checkpoint().unwrap().unwrap();
     let work = Mutex::new((&mut db, rng, &mut model));
-    let busy = Busy { work, batches: AtomicU64::new(0), held: AtomicU64::new(0) };
+    let (batches, held, writing) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(u64::MAX));
+    let busy = Busy { work, batches, held, writing };
     let done = job.run_at(&busy).unwrap();
     let (batches, held) = (busy.batches.into_inner(), busy.held.into_inner());
+    assert_eq!(busy.writing.into_inner(), 0, "what is synced has left the heap");
     assert!(cfg!(miri) || batches > 100, "{batches} batches");
     assert!(held < 64 * 4096, "{held} bytes are held after {batches} batches");
     db.finish_checkpoint(done).unwrap();

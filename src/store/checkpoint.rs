@@ -3,9 +3,9 @@
 //! 1. [`Db::begin_checkpoint`] notes the snapshot, its bitmap and the pages that are on the
 //!    heap only. From here on none of the snapshot's pages is given out again.
 //! 2. [`CheckpointJob::run`], on any thread, grows the file if needed, writes those pages
-//!    and the bitmap, syncs them, and only then writes and syncs the meta page.
-//! 3. [`Db::finish_checkpoint`] turns the heap pages into file pages and lets go of the
-//!    checkpoint before the previous one.
+//!    and the bitmap, syncs them, and only then writes and syncs the meta page. What was synced
+//!    is read from the file from then on, and leaves the heap.
+//! 3. [`Db::finish_checkpoint`] lets go of the checkpoint before the previous one.
 //!
 //! Only pages are written that are in neither of the last two durable checkpoints, so a
 //! crash at any point leaves the last one whole. Branches carry the checksums of their
@@ -25,11 +25,12 @@
 //! leaves, the pages it speaks of are there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::db::{Db, Kept, Snapshot};
 use super::error::{StoreError, is_no_space};
 use super::heap::HeapPages;
-use super::map::{FileWriter, PAGE, PageMap};
+use super::map::{FileWriter, PAGE, PageMap, Pin};
 use super::meta::{BitmapRun, Meta};
 use super::pace::{Pace, Paced, Unpaced, WRITE};
 use super::page::{self, Kind, View};
@@ -42,6 +43,7 @@ pub struct CheckpointJob {
     snapshot: Arc<Snapshot>,
     writer: FileWriter,
     dirty: PageTable<u64>,
+    writing: Writing,
     bitmap: Arc<Bitmap>,
     meta: Meta,
     /// Pages that the meta page of the checkpoint before it speaks of.
@@ -49,11 +51,28 @@ pub struct CheckpointJob {
     generation: u64,
 }
 
+/// How many pages a checkpoint has still to write: those are on the heap.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Writing(Arc<AtomicU64>);
+
+impl Writing {
+    fn of(pages: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(pages)))
+    }
+
+    fn pages(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn settled(&self, pages: u64) {
+        self.0.fetch_sub(pages, Ordering::Relaxed);
+    }
+}
+
 /// A checkpoint that is durable.
 #[derive(Debug)]
 pub struct CheckpointDone {
     writer: FileWriter,
-    dirty: PageTable<u64>,
     kept: Kept,
     generation: u64,
 }
@@ -75,11 +94,11 @@ impl Db {
         self.space.busy_pages().saturating_sub(self.withheld_pages) * PAGE as u64
     }
 
-    /// Bytes of changed pages that the running checkpoint writes: they stay in memory until it
-    /// is finished.
+    /// Bytes of changed pages that the running checkpoint has still to write: they stay in
+    /// memory until then.
     #[must_use]
     pub fn writing_bytes(&self) -> u64 {
-        self.writing_pages * PAGE as u64
+        self.writing.pages() * PAGE as u64
     }
 
     /// Prepares a checkpoint of the newest state. `None`: nothing changed since the last.
@@ -124,7 +143,7 @@ impl Db {
         let kept = [Some(&self.durable), self.previous.as_ref()];
         let kept = kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap));
         self.space.keep(kept.chain([Arc::clone(&bitmap)]).collect());
-        self.writing_pages = std::mem::take(&mut self.dirty_pages);
+        self.writing = Writing::of(std::mem::take(&mut self.dirty_pages));
         Ok(Some(CheckpointJob {
             meta: Meta {
                 seq,
@@ -137,14 +156,15 @@ impl Db {
             snapshot: current,
             writer,
             dirty: std::mem::take(&mut self.dirty),
+            writing: self.writing.clone(),
             bitmap,
             pages_before,
             generation: self.generation,
         }))
     }
 
-    /// Takes note of a checkpoint that is durable. Returns the memory that its pages had on
-    /// the heap; dropping it takes a while.
+    /// Takes note of a checkpoint that is durable. Returns memory that pages had on the heap;
+    /// dropping it may take a while.
     ///
     /// # Errors
     /// None today; the signature leaves room for it.
@@ -152,16 +172,8 @@ impl Db {
         if done.generation != self.generation {
             return Ok(HeapPages::default()); // of a file that was replaced meanwhile
         }
-        let CheckpointDone { mut writer, dirty, kept, .. } = done;
-        for (page, pages) in dirty {
-            // What was freed meanwhile is not reused before this checkpoint is superseded,
-            // so a live page is still the same page.
-            if self.space.live().get(page) {
-                assert!(writer.settle(page, pages), "page {page} was on the heap");
-            }
-        }
+        let CheckpointDone { writer, kept, .. } = done;
         self.writer = Some(writer);
-        self.writing_pages = 0;
         self.previous = Some(std::mem::replace(&mut self.durable, kept));
         let kept = [Some(&self.durable), self.previous.as_ref()];
         let kept = kept.into_iter().flatten().map(|kept| Arc::clone(&kept.bitmap)).collect();
@@ -215,103 +227,113 @@ impl CheckpointJob {
     /// # Errors
     /// As for [`CheckpointJob::run`].
     pub fn run_at(self, pace: &dyn Pace) -> Result<CheckpointDone, StoreError> {
-        let Self { snapshot, writer, dirty, bitmap, mut meta, pages_before, generation } = self;
+        let Self { snapshot, writer, dirty, writing, bitmap, .. } = self;
+        let (mut meta, pages_before, generation) = (self.meta, self.pages_before, self.generation);
         let map = Arc::clone(snapshot.pin.map());
         drop(snapshot);
         let mut out = Paced::new(writer, pace);
         out.grow(meta.pages)?;
         let sums = PageTable::default();
-        let mut sealing = Sealing { map: &map, of: meta.clone(), dirty: &dirty, sums };
+        let mut sealing = Sealing { map: &map, seq: meta.seq, dirty: &dirty, sums };
         let mut scratch = Vec::with_capacity(PAGE);
         for root in &mut meta.roots {
-            if root.page != 0 {
-                sealing.sum(root.page, root.height, &mut scratch)?;
-                root.crc = sealing.final_crc(&sealing.look(), root.page, root.crc)?;
+            if dirty.contains_key(&root.page) {
+                root.crc = sealing.sum(root.page, root.height, &mut scratch)?;
+            } else if root.page != 0 && root.crc == 0 {
+                root.crc = sealing.final_crc(&sealing.look(), root.page)?;
             }
         }
-        sealing.write(&mut out)?;
+        let mut unsettled = sealing.write(&mut out, &writing)?;
         drop(sealing);
         let bytes = bitmap.to_bytes(meta.bitmap.pages);
         meta.bitmap.crc = crc32c::crc32c(&bytes);
         out.write(meta.bitmap.page, &bytes)?;
         out.sync(meta.pages)?;
+        settle(&mut out.writer, &mut unsettled, &writing);
 
         let slot = meta.slot();
         out.write(slot, &meta.encode())?;
         out.writer.sync(slot * PAGE as u64, PAGE as u64)?;
         out.writer.shrink(meta.pages.max(pages_before))?;
-        Ok(CheckpointDone { writer: out.writer, dirty, kept: Kept { meta, bitmap }, generation })
+        Ok(CheckpointDone { writer: out.writer, kept: Kept { meta, bitmap }, generation })
     }
 }
 
 /// The pages of a checkpoint on their way to the file.
 struct Sealing<'a> {
     map: &'a Arc<PageMap>,
-    of: Meta,
+    seq: u64,
     dirty: &'a PageTable<u64>,
     /// Final checksums of the tree pages that are on the heap.
     sums: PageTable<u32>,
 }
 
 impl Sealing<'_> {
-    /// The pages, for a moment: what a pin finds is not freed before it goes. These here stay
+    /// A pin for a moment: what it finds is not freed before it goes. The pages here stay
     /// readable without one, but others would be kept as well.
-    fn look(&self) -> Snapshot {
-        Snapshot::at(self.map, &self.of)
+    fn look(&self) -> Pin {
+        self.map.pin()
     }
 
-    /// Notes the final checksums of a page on the heap and of all such pages below it.
-    fn sum(&mut self, page: u64, level: u16, scratch: &mut Vec<u8>) -> Result<(), StoreError> {
-        if !self.dirty.contains_key(&page) {
-            return Ok(());
+    /// Notes the final checksums of a page on the heap and of all such pages below it, and
+    /// returns that of the page.
+    fn sum(&mut self, page: u64, level: u16, scratch: &mut Vec<u8>) -> Result<u32, StoreError> {
+        if level > 1 {
+            for child in self.young(page, level)? {
+                self.sum(child, level - 1, scratch)?;
+            }
         }
-        for child in self.children(page, level)? {
-            self.sum(child, level - 1, scratch)?;
-        }
-        scratch.clear();
-        let crc = self.seal(&self.look(), page, scratch)?;
+        let pin = self.look();
+        let (view, kind) = load(&pin, page, 0, level)?;
+        let crc = if kind == Kind::Branch {
+            scratch.clear();
+            scratch.extend_from_slice(view.bytes());
+            self.complete(&pin, page, scratch)?;
+            page::sum(scratch, self.seq)
+        } else {
+            page::sum(view.bytes(), self.seq)
+        };
+        let crc = crc.ok_or_else(|| self.wrong(page))?;
         self.sums.insert(page, crc);
+        Ok(crc)
+    }
+
+    /// The children of a branch that are on the heap: their cells have no checksum yet.
+    fn young(&self, page: u64, level: u16) -> Result<Vec<u64>, StoreError> {
+        let pin = self.look();
+        let (view, _) = load(&pin, page, 0, level)?;
+        let mut young = Vec::new();
+        for index in 0..view.count() {
+            let cell = view.branch(index).ok_or_else(|| self.wrong(page))?;
+            debug_assert!(cell.crc == 0 || !self.dirty.contains_key(&cell.child), "unknown yet");
+            if cell.crc == 0 && self.dirty.contains_key(&cell.child) {
+                young.push(cell.child);
+            }
+        }
+        Ok(young)
+    }
+
+    /// Gives the cells of a branch the checksums that they lack.
+    fn complete(&self, pin: &Pin, page: u64, branch: &mut [u8]) -> Result<(), StoreError> {
+        for index in 0..View::new(branch).count() {
+            let cell = View::new(branch).branch(index).ok_or_else(|| self.wrong(page))?;
+            let (child, known) = (cell.child, cell.crc);
+            if known == 0 {
+                let crc = self.final_crc(pin, child)?;
+                page::set_child(branch, index, child, crc).ok_or_else(|| self.wrong(page))?;
+            }
+        }
         Ok(())
     }
 
-    /// The children of a branch; a leaf has none.
-    fn children(&self, page: u64, level: u16) -> Result<Vec<u64>, StoreError> {
-        let snapshot = self.look();
-        let (view, kind) = load(&snapshot, page, 0, level)?;
-        let count = if kind == Kind::Branch { view.count() } else { 0 };
-        let child = |index| view.branch(index).map(|cell| cell.child);
-        (0..count).map(|index| child(index).ok_or_else(|| self.wrong(page))).collect()
-    }
-
-    /// The final checksum of a page of which a branch or a root says `known`.
-    fn final_crc(&self, snapshot: &Snapshot, page: u64, known: u32) -> Result<u32, StoreError> {
+    /// The final checksum of a page that was written in this process.
+    fn final_crc(&self, pin: &Pin, page: u64) -> Result<u32, StoreError> {
         if let Some(crc) = self.sums.get(&page) {
             return Ok(*crc);
         }
-        if known != 0 {
-            return Ok(known);
-        }
-        // It was written by an earlier checkpoint of this process.
-        let view = View::new(snapshot.page(page, 0)?);
+        // By an earlier checkpoint.
         let missing = || corrupt(self.map.name(), page, "has no checksum");
-        view.stored_crc().ok_or_else(missing)
-    }
-
-    /// Appends a tree page as it shall be in the file and returns its checksum.
-    fn seal(&self, snapshot: &Snapshot, page: u64, to: &mut Vec<u8>) -> Result<u32, StoreError> {
-        let start = to.len();
-        let bytes = snapshot.page(page, 0)?;
-        to.extend_from_slice(bytes);
-        let copy = &mut to[start..];
-        let view = View::new(bytes);
-        if view.kind() == Some(Kind::Branch) {
-            for index in 0..view.count() {
-                let cell = view.branch(index).ok_or_else(|| self.wrong(page))?;
-                let crc = self.final_crc(snapshot, cell.child, cell.crc)?;
-                page::set_child(copy, index, cell.child, crc).ok_or_else(|| self.wrong(page))?;
-            }
-        }
-        page::seal(copy, self.of.seq).ok_or_else(|| self.wrong(page))
+        View::new(pin.page(page, 0)?).stored_crc().ok_or_else(missing)
     }
 
     fn wrong(&self, page: u64) -> StoreError {
@@ -319,37 +341,59 @@ impl Sealing<'_> {
     }
 
     /// Writes everything that is on the heap in the order of the pages, neighbours together:
-    /// the disk is given long pieces, and few of them.
-    fn write(&self, out: &mut Paced<&dyn Pace>) -> Result<(), StoreError> {
-        let mut all: Vec<(u64, u64)> = self.dirty.iter().map(|(at, len)| (*at, *len)).collect();
+    /// the disk is given long pieces, and few of them. Returns those that are not synced yet.
+    fn write(&self, out: &mut Paced<&dyn Pace>, writing: &Writing) -> Result<Pages, StoreError> {
+        let mut all: Pages = self.dirty.iter().map(|(at, len)| (*at, *len)).collect();
         all.sort_unstable();
         let mut bytes: Vec<u8> = Vec::with_capacity(WRITE);
-        let mut left = &all[..];
+        let (mut left, mut unsettled) = (&all[..], Pages::new());
         while let Some((first, _)) = left.first() {
             let (together, others) = left.split_at(neighbours(left));
             bytes.clear();
             self.gather(together, &mut bytes)?;
             out.write(*first, &bytes)?;
+            unsettled.extend_from_slice(together);
+            if out.is_synced() {
+                settle(&mut out.writer, &mut unsettled, writing);
+            }
             left = others;
         }
-        Ok(())
+        Ok(unsettled)
     }
 
     /// Appends pages and runs as they shall be in the file.
     fn gather(&self, pages: &[(u64, u64)], to: &mut Vec<u8>) -> Result<(), StoreError> {
-        let snapshot = self.look();
-        for (page, pages) in pages {
-            if self.sums.contains_key(page) {
-                self.seal(&snapshot, *page, to)?;
-            } else {
-                // Not a page of a tree: a run, as it is.
-                let len = usize::try_from(*pages).expect("a run fits memory") * PAGE;
-                let unreadable = || corrupt(self.map.name(), *page, "a run cannot be read");
-                let (bytes, _) = snapshot.pin.bytes(*page, len).ok_or_else(unreadable)?;
-                to.extend_from_slice(bytes);
+        let pin = self.look();
+        for &(page, pages) in pages {
+            let start = to.len();
+            let len = usize::try_from(pages).expect("a run fits memory") * PAGE;
+            let unreadable = || corrupt(self.map.name(), page, "a page in use cannot be read");
+            let (bytes, _) = pin.bytes(page, len).ok_or_else(unreadable)?;
+            to.extend_from_slice(bytes);
+            // What has no checksum here is not a page of a tree but a run: it goes as it is.
+            if let Some(crc) = self.sums.get(&page) {
+                let copy = &mut to[start..];
+                if View::new(copy).kind() == Some(Kind::Branch) {
+                    self.complete(&pin, page, copy)?;
+                }
+                debug_assert_eq!(page::sum(copy, self.seq), Some(*crc), "it cannot change");
+                page::stamp(copy, self.seq, *crc).ok_or_else(|| self.wrong(page))?;
             }
         }
         Ok(())
+    }
+}
+
+/// Pages and runs: where, and how many pages.
+type Pages = Vec<(u64, u64)>;
+
+/// Lets pages and runs that are durable be read from the file, and go from the heap. Not
+/// earlier: what the cache has of a write that fails may be gone before its sync says so.
+fn settle(writer: &mut FileWriter, durable: &mut Pages, writing: &Writing) {
+    for (page, pages) in durable.drain(..) {
+        // Also what was freed meanwhile, since it is withheld: nobody hides or reuses it.
+        assert!(writer.settle(page, pages), "page {page} was on the heap");
+        writing.settled(pages);
     }
 }
 

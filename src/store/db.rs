@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Identity;
+use super::checkpoint::Writing;
 use super::disk::{Disk, FileKind, Region, parent};
 use super::error::StoreError;
 use super::heap::{HeapPages, Pool};
@@ -105,8 +106,9 @@ pub struct Db {
     /// Pages that are on the heap only, and how many of them form the run.
     pub(super) dirty: PageTable<u64>,
     pub(super) dirty_pages: u64,
-    /// Those of them that the running checkpoint took over, and which stay there until it ends.
-    pub(super) writing_pages: u64,
+    /// Those of them that the running checkpoint took over, and which stay there until it has
+    /// written them.
+    pub(super) writing: Writing,
     /// Memory for the pages of the next batch.
     pub(super) pool: Pool,
     /// Freed pages by the last pin that may read them.
@@ -165,45 +167,60 @@ pub struct Snapshot {
     pub(super) state: DbState,
 }
 
-impl Source for Snapshot {
+impl Source for Pin {
     #[inline]
     fn page(&self, page: u64, crc: u32) -> Result<&[u8], StoreError> {
-        let Some((bytes, verified)) = self.pin.bytes(page, PAGE) else {
+        let Some((bytes, verified)) = self.bytes(page, PAGE) else {
             return Err(corrupt(self.name(), page, "a page in use cannot be read"));
         };
         if !verified {
             if !View::new(bytes).is_intact(page, crc) {
-                return Err(self.damaged(page));
+                return Err(damaged(self, page));
             }
-            self.pin.set_verified(page);
+            self.set_verified(page);
         }
         Ok(bytes)
     }
 
     fn run(&self, run: &Run) -> Result<&[u8], StoreError> {
-        let Some((bytes, verified)) = self.pin.bytes(run.page, run.len) else {
+        let Some((bytes, verified)) = self.bytes(run.page, run.len) else {
             return Err(corrupt(self.name(), run.page, "a run in use cannot be read"));
         };
         if !verified {
             if crc32c::crc32c(bytes) != run.crc {
-                return Err(self.damaged(run.page));
+                return Err(damaged(self, run.page));
             }
-            self.pin.set_verified(run.page);
+            self.set_verified(run.page);
         }
         Ok(bytes)
     }
 
     fn name(&self) -> &str {
-        self.pin.map().name()
+        self.map().name()
+    }
+}
+
+fn damaged(pin: &Pin, page: u64) -> StoreError {
+    pin.map().suspect();
+    corrupt(pin.name(), page, "the checksum does not match")
+}
+
+impl Source for Snapshot {
+    #[inline]
+    fn page(&self, page: u64, crc: u32) -> Result<&[u8], StoreError> {
+        self.pin.page(page, crc)
+    }
+
+    fn run(&self, run: &Run) -> Result<&[u8], StoreError> {
+        self.pin.run(run)
+    }
+
+    fn name(&self) -> &str {
+        self.pin.name()
     }
 }
 
 impl Snapshot {
-    fn damaged(&self, page: u64) -> StoreError {
-        self.pin.map().suspect();
-        corrupt(self.name(), page, "the checksum does not match")
-    }
-
     /// The state of a checkpoint whose pages are in the file.
     pub(super) fn at(map: &Arc<PageMap>, meta: &Meta) -> Self {
         Self { pin: map.pin(), roots: meta.roots, state: meta.state.clone() }
@@ -452,7 +469,7 @@ impl Db {
             writer: Some(writer),
             dirty: PageTable::default(),
             dirty_pages: 0,
-            writing_pages: 0,
+            writing: Writing::default(),
             pool: Pool::default(),
             retired: Retired::new(),
             withheld: Retired::new(),

@@ -235,6 +235,11 @@ impl<P: Pace> Paced<P> {
         Ok(())
     }
 
+    /// Is everything durable that was written so far?
+    pub(super) fn is_synced(&self) -> bool {
+        self.unsynced == 0
+    }
+
     /// Makes everything durable that was written so far, in the first `pages` pages.
     pub(super) fn sync(&mut self, pages: u64) -> Result<(), StoreError> {
         (self.from, self.end, self.unsynced) = (u64::MAX, 0, 0);

@@ -147,6 +147,10 @@ impl<'a> View<'a> {
         Self { bytes }
     }
 
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     #[inline]
     pub(super) fn kind(&self) -> Option<Kind> {
         match self.bytes.get(4)? {
@@ -453,11 +457,23 @@ pub(super) fn set_child(bytes: &mut [u8], index: usize, child: u64, crc: u32) ->
     put(bytes, at + 12, &crc.to_le_bytes())
 }
 
+/// The checksum of a page when the checkpoint `seq` has it.
+pub(super) fn sum(bytes: &[u8], seq: u64) -> Option<u32> {
+    let crc = crc32c::crc32c(bytes.get(4..16)?);
+    let crc = crc32c::crc32c_append(crc, &seq.to_le_bytes());
+    Some(crc32c::crc32c_append(crc, bytes.get(24..)?))
+}
+
+/// Stamps a page with its checkpoint and what [`sum`] says of it.
+pub(super) fn stamp(bytes: &mut [u8], seq: u64, crc: u32) -> Option<()> {
+    put(bytes, 16, &seq.to_le_bytes())?;
+    put(bytes, 0, &crc.to_le_bytes())
+}
+
 /// Stamps a page with its checkpoint and checksum, and returns the latter.
 pub(super) fn seal(bytes: &mut [u8], seq: u64) -> Option<u32> {
-    put(bytes, 16, &seq.to_le_bytes())?;
-    let crc = crc32c::crc32c(bytes.get(4..)?);
-    put(bytes, 0, &crc.to_le_bytes())?;
+    let crc = sum(bytes, seq)?;
+    stamp(bytes, seq, crc)?;
     Some(crc)
 }
 
