@@ -70,8 +70,8 @@ use measure::{FileWatch, Losses, Measure};
 
 /// Requests and packets that may wait for a turn.
 const INBOX: usize = 8192;
-/// A checkpoint is due when this much of the database has changed in memory.
-const DIRTY_MAX: u64 = 64 << 20;
+/// A checkpoint of a small store is due when this much of it has changed in memory.
+const DIRTY: u64 = 32 << 20;
 
 /// Nodes compare their states whenever this many entries more are applied.
 const DIGEST_ENTRIES: u64 = 4096;
@@ -320,7 +320,7 @@ fn core_options(config: &Config) -> CoreOptions {
         batch_bytes: usize::try_from(config.raft.max_batch).unwrap_or(usize::MAX),
         inflight_bytes: usize::try_from(config.raft.max_inflight_bytes).unwrap_or(usize::MAX),
         checkpoint_log_bytes: config.storage.checkpoint_log,
-        checkpoint_dirty_bytes: DIRTY_MAX,
+        checkpoint_dirty_bytes: DIRTY,
         checkpoint_ticks: u64::try_from(interval).unwrap_or(u64::MAX),
         active_ticks: 4 * config.raft.election_ticks(),
         mark_ticks: u64::try_from(50_u128.div_ceil(tick)).map_or(2, |ticks| ticks.max(2)),

@@ -17,6 +17,9 @@ pub(super) fn unreadable(index: Index) -> StoreError {
     }
 }
 
+/// What may be in memory while a checkpoint is written is what makes one due, and that part more.
+const AHEAD_PART: u64 = 4;
+
 /// What each command did, by entry.
 type Outcomes = Vec<(LogId, Option<machine::Applied>)>;
 
@@ -96,13 +99,13 @@ impl<W> Core<W> {
             && self.damaged_ahead() != Some(self.applied.next())
     }
 
-    /// While a checkpoint is written, all that changes stays in memory, what the checkpoint
-    /// writes included, and what others hold: what is committed waits in the log before that
-    /// gets too much. A checkpoint that came early is small and soon done.
+    /// While a checkpoint is written, what changes stays in memory beside what it has still to
+    /// write, and what others hold: what is committed waits in the log before that gets too
+    /// much.
     fn is_ahead_of_the_disk(&self) -> bool {
-        let (writing, due) = (self.db.writing_bytes(), self.options.checkpoint_dirty_bytes);
-        let most = (2 * writing).clamp(due, 2 * due);
-        self.checkpointing && self.db.dirty_bytes() + self.db.held_bytes() + writing >= most
+        let due = self.dirty_due();
+        let changed = self.db.dirty_bytes() + self.db.held_bytes() + self.db.writing_bytes();
+        self.checkpointing && changed >= due + due / AHEAD_PART
     }
 
     fn answer(&mut self, id: LogId, applied: Option<machine::Applied>, work: &mut Work<W>) {

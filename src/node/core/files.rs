@@ -16,11 +16,23 @@ const CHEAP_TIMES: u64 = 4;
 /// that part of the time.
 const CALM_PART: u64 = 16;
 
+/// In a large store nearly every entry changes pages of its own: the more of them a checkpoint
+/// has together, the more often it writes a page of the upper levels once for several. So that
+/// part of it may change before one is due, but no more than so many times as in a small one.
+const LARGE_PART: u64 = 32;
+const LARGE_TIMES: u64 = 4;
+
 impl<W> Core<W> {
+    /// Bytes of the database that may have changed in memory before a checkpoint is due.
+    pub(super) fn dirty_due(&self) -> u64 {
+        let least = self.options.checkpoint_dirty_bytes;
+        (self.db.live_bytes() / LARGE_PART).clamp(least, LARGE_TIMES * least)
+    }
+
     /// Would [`Core::checkpoint_when_due`] begin one?
     pub(super) fn is_checkpoint_due(&self) -> bool {
         let dirty = self.db.dirty_bytes();
-        let due = dirty >= self.options.checkpoint_dirty_bytes
+        let due = dirty >= self.dirty_due()
             || self.is_cheap(dirty)
             || self.is_calm(dirty)
             || self.checkpoint_wanted
