@@ -71,7 +71,7 @@ use measure::{FileWatch, Losses, Measure};
 /// Requests and packets that may wait for a turn.
 const INBOX: usize = 8192;
 /// A checkpoint of a small store is due when this much of it has changed in memory.
-const DIRTY: u64 = 32 << 20;
+const DIRTY: u64 = 24 << 20;
 
 /// Nodes compare their states whenever this many entries more are applied.
 const DIGEST_ENTRIES: u64 = 4096;

@@ -17,8 +17,11 @@ pub(super) fn unreadable(index: Index) -> StoreError {
     }
 }
 
-/// What may be in memory while a checkpoint is written is what makes one due, and that part more.
-const AHEAD_PART: u64 = 4;
+/// What may be in memory while a checkpoint is written is what makes one due, and two thirds of
+/// that more: at its start it adds up checksums and may have to make room in the file.
+const AHEAD: (u64, u64) = (5, 3);
+/// So many times what makes a checkpoint due, with what is replaced and held by somebody.
+const HELD_TIMES: u64 = 5;
 
 /// What each command did, by entry.
 type Outcomes = Vec<(LogId, Option<machine::Applied>)>;
@@ -100,12 +103,14 @@ impl<W> Core<W> {
     }
 
     /// While a checkpoint is written, what changes stays in memory beside what it has still to
-    /// write, and what others hold: what is committed waits in the log before that gets too
-    /// much.
+    /// write, and what a compaction or a slow reader holds: what is committed waits in the log
+    /// before that gets too much. More may be held, since nobody waits for the end of that.
     fn is_ahead_of_the_disk(&self) -> bool {
         let due = self.dirty_due();
-        let changed = self.db.dirty_bytes() + self.db.held_bytes() + self.db.writing_bytes();
-        self.checkpointing && changed >= due + due / AHEAD_PART
+        let changed = self.db.dirty_bytes() + self.db.writing_bytes();
+        let held = self.db.held_bytes();
+        self.checkpointing
+            && (changed >= due * AHEAD.0 / AHEAD.1 || changed + held >= HELD_TIMES * due)
     }
 
     fn answer(&mut self, id: LogId, applied: Option<machine::Applied>, work: &mut Work<W>) {

@@ -20,7 +20,7 @@ const CALM_PART: u64 = 16;
 /// has together, the more often it writes a page of the upper levels once for several. So that
 /// part of it may change before one is due, but no more than so many times as in a small one.
 const LARGE_PART: u64 = 32;
-const LARGE_TIMES: u64 = 4;
+const LARGE_TIMES: u64 = 5;
 
 impl<W> Core<W> {
     /// Bytes of the database that may have changed in memory before a checkpoint is due.
