@@ -104,7 +104,7 @@ impl<W> Core<W> {
 
     /// While a checkpoint is written, what changes stays in memory beside what it has still to
     /// write, and what a compaction or a slow reader holds: what is committed waits in the log
-    /// before that gets too much. More may be held, since nobody waits for the end of that.
+    /// before that gets too much. More may be held: it does not get less when the checkpoint ends.
     fn is_ahead_of_the_disk(&self) -> bool {
         let due = self.dirty_due();
         let changed = self.db.dirty_bytes() + self.db.writing_bytes();
